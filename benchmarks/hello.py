@@ -1,0 +1,38 @@
+"""The app that the benchmarks serve: hello world, streams, uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+BODY = b"Hello, world!\n"
+KIB_100 = bytes(100 * 1024)
+PIECE = bytes(64 * 1024)
+
+
+def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer 14 bytes."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])
+    return [BODY]
+
+
+def kib100(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer 100 KiB in one piece."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "102400")])
+    return [KIB_100]
+
+
+def stream(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer 10 MiB in pieces of 64 KiB."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10485760")])
+    return (PIECE for _ in range(160))
+
+
+def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Read the whole request body and answer its length."""
+    length = len(environ["wsgi.input"].read())
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%d\n" % length]

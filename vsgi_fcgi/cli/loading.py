@@ -1,0 +1,312 @@
+"""From the name of an app to the app."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from vsgi_fcgi.exceptions import AppLoadError, UsageError
+
+DEFAULT_NAMES = ("application", "app")
+
+
+@dataclass(frozen=True, slots=True)
+class AppName:
+    """An app's name, taken apart.
+
+    Attributes:
+        where: a dotted module name, or the path of a file.
+        is_file: which of the two it is.
+        attributes: the names that lead from the module to the app or its factory; empty for
+            one of `DEFAULT_NAMES`.
+        call: the arguments for the factory, positional and by name; None for no call.
+    """
+
+    where: str
+    is_file: bool
+    attributes: tuple[str, ...] = ()
+    call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+
+def load_app(spec: str) -> Callable[..., Any]:
+    """Import an app by its name.
+
+    Args:
+        spec: ``module:attr``, ``module:attr.sub``, ``module:factory()`` with literal arguments,
+            or ``path/to/file.py:attr``; without an attribute it is ``application``, else
+            ``app``.
+
+    Returns:
+        The app. That it is callable is all that is known of it.
+
+    Raises:
+        AppLoadError: there is no such app, or its code failed; then the error has the traceback.
+    """
+    name = parse_app_name(spec)
+    module = _import_file(name.where) if name.is_file else _import_module(name.where)
+    if not name.attributes:
+        return _checked(_default_app(module, name.where), name.where)
+    path = ".".join(name.attributes)
+    found: Any = module
+    for attribute in name.attributes:
+        found = _attribute(found, attribute, name.where)
+    if name.call is None:
+        return _checked(found, f"{name.where}:{path}")
+    factory = _checked(found, f"{name.where}:{path}")
+    positional, by_name = name.call
+    try:
+        app = factory(*positional, **by_name)
+    except (Exception, SystemExit) as error:
+        raise _failure(f"{path}() of {name.where} failed", error) from error
+    return _checked(app, f"what {path}() of {name.where} returned")
+
+
+def parse_app_name(spec: str) -> AppName:
+    """Take an app's name apart, without importing anything.
+
+    Args:
+        spec: as for `load_app`.
+
+    Raises:
+        AppLoadError: it is not written as such a name is.
+    """
+    where, colon, expression = spec.partition(":")
+    is_file = where.endswith(".py") or "/" in where
+    if not where or not (is_file or all(part.isidentifier() for part in where.split("."))):
+        raise AppLoadError(f"{where!r} is no module; name the app as MODULE:NAME or FILE.py:NAME")
+    if not colon:
+        return AppName(where, is_file)
+    advice = f"write {where}:NAME or {where}:FACTORY() with literal arguments"
+    try:
+        node = ast.parse(expression.strip(), mode="eval").body
+        call = None
+        if isinstance(node, ast.Call):
+            call = _literal_arguments(node)
+            node = node.func
+        return AppName(where, is_file, _dotted(node), call)
+    except (SyntaxError, ValueError) as error:
+        raise AppLoadError(f"{expression!r} does not name an app; {advice}") from error
+
+
+def check_patching(worker: str) -> None:
+    """Refuse native worker threads once the app has monkey-patched what they stand on.
+
+    Their locks would then switch greenlets in the thread of the main context: it has been seen
+    to freeze, and requests to hang.
+
+    Args:
+        worker: the kind of worker, as in `Config`.
+
+    Raises:
+        UsageError: threading is patched and the workers are threads.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if worker != "thread" or monkey is None:
+        return
+    if any(monkey.is_module_patched(name) for name in ("threading", "_thread")):
+        raise UsageError(
+            "the app has monkey-patched threading, on which worker threads hang;"
+            " remove monkey.patch_all() or use --worker main"
+        )
+
+
+# The name
+
+
+def _dotted(node: ast.expr) -> tuple[str, ...]:
+    """The names of ``a.b.c``.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match node:
+        case ast.Name(id=name):
+            return (name,)
+        case ast.Attribute(value=value, attr=name):
+            return (*_dotted(value), name)
+        case _:
+            raise ValueError("not a dotted name")
+
+
+def _literal_arguments(node: ast.Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call.
+
+    Raises:
+        ValueError: one is no literal.
+    """
+    by_name: dict[str, Any] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise ValueError("** in the call")
+        by_name[keyword.arg] = ast.literal_eval(keyword.value)
+    return tuple(ast.literal_eval(item) for item in node.args), by_name
+
+
+# The module
+
+
+def _import_module(name: str) -> ModuleType:
+    """Import a module by its dotted name.
+
+    Raises:
+        AppLoadError: there is none, or its code failed.
+    """
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        # A module that is missing for the app's own import statement has the app's frames.
+        if missing and f"{name}.".startswith(f"{missing}.") and not _own_frames(error):
+            raise AppLoadError(_no_module(missing)) from None
+        raise _failure(f"importing {name} failed", error) from error
+
+
+def _import_file(text: str) -> ModuleType:
+    """Import a file, as the module that it is in its package if it is in one.
+
+    Raises:
+        AppLoadError: there is none, or its code failed.
+    """
+    path = Path(text).resolve()
+    if not path.is_file():
+        near = _near(path.name, (item.name for item in path.parent.glob("*.py")))
+        raise AppLoadError(
+            f"there is no file {text}{near or '; name one, or its folder by --chdir'}"
+        )
+    folder, parts = path.parent, [path.stem]
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    if len(parts) > 1:
+        return _import_module(".".join(parts).removesuffix(".__init__"))
+    # From its path and not by its name, which may belong to another module (code.py, test.py)
+    # or be none that can be imported (my-app.py).
+    name = path.stem
+    if name in sys.modules or name in sys.stdlib_module_names:
+        name = f"{name}_app"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise AppLoadError(f"{text} is no Python file; its name must end in .py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _failure(f"importing {text} failed", error) from error
+    return module
+
+
+def _no_module(name: str) -> str:
+    """The sentence for a module that is nowhere, with the names that are near it."""
+    parent, _, last = name.rpartition(".")
+    folder = Path(*parent.split("."))
+    names = {item.stem for item in folder.glob("*.py")}
+    names |= {item.parent.name for item in folder.glob("*/*.py")}
+    near = _near(last, names, f"{parent}." if parent else "")
+    return (
+        f"there is no module {name} in {os.getcwd()} or elsewhere on the path of Python"
+        f"{near or '; check the spelling, or name its folder by --chdir'}"
+    )
+
+
+# Its attributes
+
+
+def _default_app(module: ModuleType, where: str) -> object:
+    for name in DEFAULT_NAMES:
+        if hasattr(module, name):
+            return getattr(module, name)
+    near = [item for name in DEFAULT_NAMES for item in _close_matches(name, vars(module))]
+    example = near[0] if near else "NAME"
+    raise AppLoadError(
+        f"{where} has neither {' nor '.join(DEFAULT_NAMES)}; name its app, as in {where}:{example}"
+    )
+
+
+def _attribute(owner: object, name: str, where: str) -> Any:
+    """An attribute of a module or of something in it.
+
+    Raises:
+        AppLoadError: there is none, or the code behind it failed.
+    """
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        public = (item for item in dir(owner) if not item.startswith("_"))
+        near = _near(name, public) or "; name one of its attributes"
+        raise AppLoadError(f"{where} has no attribute {name}{near}") from None
+    except Exception as error:
+        raise _failure(f"reading {name} of {where} failed", error) from error
+
+
+def _checked(found: object, what: str) -> Callable[..., Any]:
+    """The same object.
+
+    Raises:
+        AppLoadError: it cannot be called.
+    """
+    if not callable(found):
+        raise AppLoadError(
+            f"{what} is of type {type(found).__name__}, which cannot be called;"
+            " name a WSGI app or a function that makes one"
+        )
+    return found
+
+
+# The sentences
+
+
+def _near(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """``; did you mean ...?``, or nothing."""
+    matches = _close_matches(name, names)
+    return f"; did you mean {' or '.join(prefix + item for item in matches)}?" if matches else ""
+
+
+def _close_matches(name: str, names: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, sorted(names))
+
+
+def _failure(what: str, error: BaseException) -> AppLoadError:
+    """The error for code of the app that failed, with its own part of the traceback."""
+    message = str(error).splitlines()
+    detail = ": ".join([type(error).__name__, *message[:1]])
+    own = ""
+    # Without a frame of the app's (a factory called with wrong arguments) it says nothing more;
+    # a SyntaxError names its line all the same.
+    if _own_frames(error) or isinstance(error, SyntaxError):
+        report = traceback.TracebackException.from_exception(error)
+        _strip(report)
+        own = "".join(report.format())
+    return AppLoadError(f"{what} with {detail}", traceback=own)
+
+
+def _strip(report: traceback.TracebackException) -> None:
+    """Leave out our own frames and those of the import system, in all of a chain."""
+    report.stack = traceback.StackSummary.from_list(
+        [frame for frame in report.stack if not _is_machinery(frame.filename)]
+    )
+    for other in (report.__cause__, report.__context__):
+        if other is not None:
+            _strip(other)
+
+
+def _own_frames(error: BaseException) -> bool:
+    """Whether any code but ours and that of the import system took part."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(not _is_machinery(frame.filename) for frame in frames)
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")

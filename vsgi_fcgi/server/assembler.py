@@ -1,0 +1,189 @@
+"""Gathers what the protocol reports into complete requests, and answers what cannot become one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vsgi_fcgi.protocol import (
+    Event,
+    Outbound,
+    Request,
+    RequestAborted,
+    RequestRejected,
+    RequestStarted,
+    StdinEnded,
+    StdinReceived,
+)
+from vsgi_fcgi.server.body import Body
+from vsgi_fcgi.server.contract import main_only
+from vsgi_fcgi.server.reply import Reply
+from vsgi_fcgi.wsgi.environ import content_length
+from vsgi_fcgi.wsgi.headers import error_response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vsgi_fcgi.server.channel import Channel
+    from vsgi_fcgi.server.context import MainContext
+
+_SPOOL_STEP = 262144
+"""Bytes that are gathered before another write to a temporary file that exists already."""
+
+_RETRY_AFTER = 1
+"""Seconds after which a client may come again when the server was overloaded."""
+
+
+class Assembler:
+    """One for all connections: what it knows of a request hangs at the request.
+
+    ``request.context`` is None (no body yet), then a `Body`, then, from submission on, a `Reply`.
+
+    Args:
+        context: the main context.
+    """
+
+    __slots__ = ("_context", "_disk", "_memory", "_spool")
+
+    def __init__(self, context: MainContext) -> None:
+        self._context = context
+        self._disk = context.disk
+        self._memory = context.memory
+        self._spool = context.spool
+
+    @main_only
+    def handle(self, channel: Channel, events: Iterable[Event]) -> None:
+        """Take what the protocol reported."""
+        for event in events:
+            kind = type(event)
+            request = event.request
+            if kind is RequestAborted:
+                self.abort(channel, request)
+            elif request.outbound is Outbound.ENDED:
+                # Answered early, perhaps by an event just before.
+                continue
+            elif kind is StdinEnded:
+                self._ended(channel, request)
+            elif kind is RequestStarted:
+                self._started(channel, request)
+            elif isinstance(event, StdinReceived):
+                self._received(channel, event)
+            elif isinstance(event, RequestRejected):
+                self.refuse(channel, request, event.status, event.reason)
+
+    def _started(self, channel: Channel, request: Request) -> None:
+        params = request.params
+        if not params.get("REQUEST_METHOD"):
+            self.refuse(channel, request, 400, "it has no REQUEST_METHOD")
+        elif params.get("CONTENT_LENGTH"):
+            try:
+                expected = content_length(params)
+            except ValueError as error:
+                self.refuse(channel, request, 400, str(error))
+                return
+            if expected and expected > self._context.config.max_body_bytes:
+                self._refuse_size(channel, request)
+            elif expected:
+                request.context = Body(expected, self._memory, self._spool)
+
+    def _received(self, channel: Channel, event: StdinReceived) -> None:
+        request = event.request
+        body: Body | None = request.context
+        if body is None:
+            expected = 0 if request.params.get("CONTENT_LENGTH") else None
+            body = request.context = Body(expected, self._memory, self._spool)
+        config = self._context.config
+        if body.expected is None and body.size + len(event.data) > config.max_body_bytes:
+            self._refuse_size(channel, request)
+            return
+        body.append(event.data)
+        if body.writing:
+            return
+        if body.in_file:
+            if body.held >= _SPOOL_STEP:
+                self._write_out(channel, request, body)
+        elif body.held > config.body_memory_bytes or self._memory.used > self._memory.limit:
+            self._write_out(channel, request, body)
+
+    def _ended(self, channel: Channel, request: Request) -> None:
+        body: Body | None = request.context
+        if body is None:
+            self._context.dispatcher.submit(channel, request, None)
+            return
+        body.ended = True
+        if body.expected is not None and body.size < body.expected:
+            reason = f"{body.size} bytes of a body of {body.expected} came"
+            self.refuse(channel, request, 400, reason)
+        elif body.in_file and not body.writing and body.held:
+            self._write_out(channel, request, body)
+        elif not body.writing:
+            self._context.dispatcher.submit(channel, request, body)
+
+    def _write_out(self, channel: Channel, request: Request, body: Body) -> None:
+        done = partial(self._written_out, channel, request, body)
+        if body.write_out(self._disk, self._context.config.spool_dir, done):
+            channel.pause()
+        else:
+            limit = self._spool.limit
+            self._overloaded(channel, request, f"{limit} bytes of temporary files are in use")
+
+    def _written_out(
+        self, channel: Channel, request: Request, body: Body, error: OSError | None
+    ) -> None:
+        if request.outbound is Outbound.ENDED:
+            body.release(self._disk)
+        elif error is not None:
+            self._context.log.error("cannot write a request body to a temporary file: %s", error)
+            self._overloaded(channel, request, "a temporary file cannot be written")
+        elif body.held and (body.ended or body.held >= _SPOOL_STEP):
+            self._write_out(channel, request, body)
+        elif body.ended:
+            self._context.dispatcher.submit(channel, request, body)
+        channel.resume()
+
+    def _refuse_size(self, channel: Channel, request: Request) -> None:
+        limit = self._context.config.max_body_bytes
+        self.refuse(channel, request, 413, f"its body is larger than {limit} bytes")
+
+    def _overloaded(self, channel: Channel, request: Request, reason: str) -> None:
+        self.refuse(channel, request, 503, reason)
+
+    @main_only
+    def refuse(self, channel: Channel, request: Request, status: int, reason: str) -> None:
+        """Answer a request with an error, without running an app.
+
+        Args:
+            channel: its connection.
+            request: the request; what still comes of it is discarded.
+            status: the HTTP status.
+            reason: why, for the log.
+        """
+        params = getattr(request, "params", {})
+        self._context.log.info(
+            "%s: %s %s was answered %d: %s",
+            channel.peer,
+            params.get("REQUEST_METHOD", "a request"),
+            params.get("REQUEST_URI", "without params"),
+            status,
+            reason,
+        )
+        body = request.context
+        request.context = None
+        head_only = params.get("REQUEST_METHOD") == "HEAD"
+        retry_after = _RETRY_AFTER if status == 503 else None
+        response = error_response(status, head_only=head_only, retry_after=retry_after)
+        channel.answer(request, response)
+        if isinstance(body, Body) and not body.writing:
+            body.release(self._disk)
+
+    @main_only
+    def abort(self, channel: Channel, request: Request) -> None:
+        """Let go of a request that the web server gave up."""
+        held = request.context
+        request.context = None
+        if isinstance(held, Reply):
+            held.cancel()
+            if self._context.dispatcher.forget(held) and held.body is not None:
+                held.body.release(self._disk)
+        elif isinstance(held, Body) and not held.writing:
+            held.release(self._disk)

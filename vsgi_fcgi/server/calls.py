@@ -1,0 +1,112 @@
+"""VSGI's promise for threads: shared state is safe because it is touched in the main context.
+
+``environ["vsgi_fcgi.main_context"].call(function, *args)`` runs the function there, one such
+call at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import gevent
+
+from vsgi_fcgi.exceptions import MainContextClosed
+from vsgi_fcgi.server.gates import Gate, GreenletGate, ThreadGate
+from vsgi_fcgi.server.loop import Loop
+from vsgi_fcgi.server.mailbox import Mailbox
+from vsgi_fcgi.server.native import get_ident
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Call:
+    __slots__ = ("error", "function", "gate", "result")
+
+    def __init__(self, function: Callable[[], Any], gate: Gate) -> None:
+        self.function = function
+        self.gate = gate
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as error:
+            self.error = error
+        self.gate.open()
+
+    def refuse(self) -> None:
+        self.error = MainContextClosed("the main context has ended; the function did not run")
+        self.gate.open()
+
+
+class MainContextCalls:
+    """What an app finds as ``environ["vsgi_fcgi.main_context"]``.
+
+    Args:
+        mailbox: the way into the main context.
+        loop: its loop.
+    """
+
+    def __init__(self, mailbox: Mailbox, loop: Loop) -> None:
+        self._mailbox = mailbox
+        self._loop = loop
+        self._ident = get_ident()
+        self._waiting: deque[_Call] = deque()
+        self._runner: Any = None
+        self._closed = False
+
+    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``function(*args, **kwargs)`` in the main context, and wait for it.
+
+        No two functions that were handed over run at the same time, even if one of them waits
+        for something cooperatively. From inside such a function it is a plain call.
+
+        Returns:
+            What the function returns.
+
+        Raises:
+            MainContextClosed: the server has stopped; the function did not run.
+            BaseException: whatever the function raises.
+        """
+        inside = get_ident() == self._ident
+        if inside and gevent.getcurrent() is self._runner:
+            return function(*args, **kwargs)
+        gate: Gate = GreenletGate() if inside else ThreadGate()
+        call = _Call(lambda: function(*args, **kwargs), gate)
+        if not self._mailbox.post(self._take, call):
+            call.refuse()
+        gate.wait(None)
+        if call.error is not None:
+            try:
+                raise call.error
+            finally:
+                del call  # it holds the error, whose traceback holds this frame
+        result: T = call.result
+        return result
+
+    def _take(self, call: _Call) -> None:
+        if self._closed:
+            call.refuse()
+            return
+        self._waiting.append(call)
+        if self._runner is None:
+            # A greenlet: the function may wait, and a lock that it takes may be cooperative.
+            self._runner = gevent.spawn_raw(self._run)
+
+    def _run(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().run()
+        self._runner = None
+
+    def close(self, unmade: list[tuple[Callable[[Any], object], Any]]) -> None:
+        """Refuse the calls that will not be made: those that wait, and those handed back."""
+        self._closed = True
+        for _, argument in unmade:
+            if isinstance(argument, _Call):
+                argument.refuse()
+        while self._waiting:
+            self._waiting.popleft().refuse()

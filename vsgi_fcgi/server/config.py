@@ -1,0 +1,182 @@
+"""Every setting of the server: one frozen dataclass, from which the command line is derived.
+
+A field's metadata holds its help text, its unit and its bounds. Whoever adds a setting adds
+a field here and nothing else: ``vsgi_fcgi.cli.arguments`` makes the option from it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from vsgi_fcgi.exceptions import UsageError
+
+WORKERS = ("thread", "main")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    group: str = "server",
+    least: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """One field of `Config`.
+
+    Args:
+        default: the value when nothing is said.
+        help: a sentence for ``--help`` and the reference; it names the unit.
+        group: the heading under which ``--help`` lists it.
+        least: the smallest value that is allowed.
+        choices: the only values that are allowed.
+    """
+    return field(
+        default=default,
+        metadata={"help": help, "group": group, "least": least, "choices": choices},
+    )
+
+
+def default_threads() -> int:
+    """Four threads a core, at most 32."""
+    return min(32, 4 * (os.cpu_count() or 1))
+
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What the server is told. Sizes are in bytes and times in seconds.
+
+    Raises:
+        UsageError: a value is out of its bounds; the message names it.
+    """
+
+    backlog: int = setting(
+        1024, "connections that may wait to be accepted on each listener", least=1
+    )
+    worker: str = setting(
+        "thread",
+        "what runs the app: a pool of native threads, or the main context, one request at a time",
+        choices=WORKERS,
+    )
+    threads: int = setting(
+        default_threads(), "native threads that run the app (4 a core, at most 32)", least=1
+    )
+    log_level: str = setting(
+        "info", "the least severe messages that are logged", choices=LOG_LEVELS
+    )
+
+    graceful_timeout: float = setting(
+        30.0, "seconds that running requests get to end after SIGTERM", group="timeouts", least=0
+    )
+    receive_timeout: float = setting(
+        60.0,
+        "seconds without a byte of a request that has begun, then 408",
+        group="timeouts",
+        least=0.001,
+    )
+    send_timeout: float = setting(
+        60.0,
+        "seconds in which nothing could be sent, then the connection is closed",
+        group="timeouts",
+        least=0.001,
+    )
+    linger_timeout: float = setting(
+        5.0,
+        "seconds for which the rest of a request that was answered early is discarded",
+        group="timeouts",
+        least=0.001,
+    )
+    output_wait: float = setting(
+        0.05,
+        "seconds that a worker waits for a slow reader before its output goes to a file",
+        group="timeouts",
+        least=0,
+    )
+    accept_pause: float = setting(
+        0.5,
+        "seconds for which accepting pauses when the system is out of descriptors",
+        group="timeouts",
+        least=0.001,
+    )
+
+    max_connections: int = setting(
+        8192,
+        "connections at once; past it the longest idle one is closed, else accepting waits",
+        group="limits",
+        least=1,
+    )
+    max_requests_per_connection: int = setting(
+        1024, "requests in flight on one connection, then 503", group="limits", least=1
+    )
+    max_queued: int = setting(
+        1024, "complete requests that wait for a worker, then 503", group="limits", least=1
+    )
+    max_params_bytes: int = setting(
+        128 * KIB, "bytes of params of a request, then 431", group="limits", least=256
+    )
+    max_params_count: int = setting(1000, "params of a request, then 431", group="limits", least=16)
+    max_body_bytes: int = setting(GIB, "bytes of a request body, then 413", group="limits", least=0)
+    body_memory_bytes: int = setting(
+        MIB,
+        "bytes of a request body kept in memory; a larger body goes to a temporary file",
+        group="limits",
+        least=0,
+    )
+    total_memory_bytes: int = setting(
+        256 * MIB,
+        "bytes of bodies and of waiting output in memory over all requests, then files",
+        group="limits",
+        least=64 * KIB,
+    )
+    total_spool_bytes: int = setting(
+        4 * GIB,
+        "bytes of temporary files over all requests, then 503 for a body, waiting for output",
+        group="limits",
+        least=0,
+    )
+    output_memory_bytes: int = setting(
+        256 * KIB,
+        "bytes of unsent output of a request in memory; more goes to a temporary file",
+        group="limits",
+        least=4 * KIB,
+    )
+    output_spool_bytes: int = setting(
+        64 * MIB,
+        "bytes of unsent output of a request in its temporary file, then the app waits",
+        group="limits",
+        least=0,
+    )
+    max_stderr_bytes: int = setting(
+        64 * KIB,
+        "bytes of wsgi.errors of a request that go to the web server (the log has all)",
+        group="limits",
+        least=0,
+    )
+    max_log_records: int = setting(
+        10000,
+        "log records that wait to be written; more are dropped and counted",
+        group="limits",
+        least=1,
+    )
+    spool_dir: str | None = setting(
+        None, "folder for temporary files (TMPDIR, else /tmp)", group="server"
+    )
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least, choices = item.metadata["least"], item.metadata["choices"]
+            if choices and value not in choices:
+                raise UsageError(
+                    f"{item.name} is {value!r}, but must be one of {', '.join(choices)}"
+                )
+            # `not (value >= least)` also refuses a NaN.
+            if least is not None and not value >= least:
+                raise UsageError(f"{item.name} is {value}, but must be at least {least:g}")

@@ -1,0 +1,207 @@
+"""The main context: one native thread, its hub, and everything that only it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import gevent
+
+from vsgi_fcgi.protocol import Limits
+from vsgi_fcgi.server import contract
+from vsgi_fcgi.server.assembler import Assembler
+from vsgi_fcgi.server.budget import Budget
+from vsgi_fcgi.server.calls import MainContextCalls
+from vsgi_fcgi.server.channel import Channel
+from vsgi_fcgi.server.config import Config
+from vsgi_fcgi.server.disk import Disk
+from vsgi_fcgi.server.dispatcher import Dispatcher, Pool
+from vsgi_fcgi.server.gates import Gate, GreenletGate, ThreadGate
+from vsgi_fcgi.server.log import Log
+from vsgi_fcgi.server.loop import Loop
+from vsgi_fcgi.server.mailbox import Mailbox
+from vsgi_fcgi.server.main_worker import MainWorker
+from vsgi_fcgi.server.native import get_ident
+from vsgi_fcgi.server.running import run_request
+from vsgi_fcgi.server.thread_pool import ThreadPool
+from vsgi_fcgi.server.timeouts import Timeouts
+from vsgi_fcgi.wsgi.environ import base_environ
+from vsgi_fcgi.wsgi.runner import App
+
+T = TypeVar("T")
+
+
+class MainContext:
+    """Made in the thread that is to be the main context; its hub runs whenever that thread waits.
+
+    Args:
+        app: the WSGI app.
+        config: the settings.
+        log: the log.
+
+    Attributes:
+        channels: all open connections.
+        dirty: connections that have something to send when the current batch is done.
+        stopping: connections are closed as they become idle.
+        memory: bytes of bodies and of unsent output in memory.
+        spool: bytes of temporary files.
+        make_gate: makes what a worker waits at.
+    """
+
+    def __init__(self, app: App, config: Config, log: Log) -> None:
+        self.config = config
+        self.log = log
+        self.loop: Loop = gevent.get_hub().loop
+        self._ident = get_ident()
+        contract.main_threads.add(self._ident)
+        self._async = self.loop.async_()
+        self._async.start(self._drain)
+        self.mailbox = Mailbox(self._wake, self._failed)
+        self.calls = MainContextCalls(self.mailbox, self.loop)
+        self.disk = Disk(self.mailbox)
+        self.memory = Budget(config.total_memory_bytes)
+        self.spool = Budget(config.total_spool_bytes)
+        self.channels: set[Channel] = set()
+        self.dirty: list[Channel] = []
+        self.stopping = False
+        self._by_age: list[tuple[float, Channel]] = []
+        self.on_room: Callable[[], object] | None = None
+        self.on_empty: Callable[[], object] | None = None
+        self._inside = True
+        self._pool = self._start_pool(app)
+        self.make_gate: Callable[[], Gate] = GreenletGate if self._inside else ThreadGate
+        self.dispatcher = Dispatcher(self, self._pool)
+        self.assembler = Assembler(self)
+        self.timeouts = Timeouts(self)
+
+    def _start_pool(self, app: App) -> Pool:
+        """Start the workers, and work out what the web server may be told of them."""
+        config = self.config
+        pool: Pool | None = None
+        workers = 1
+        if config.worker == "thread":
+            threads = ThreadPool(lambda reply: run_request(app, base, reply), self.loop)
+            workers = threads.start(config.threads)
+            if workers:
+                pool = threads
+                self._inside = False
+            if workers < config.threads:
+                self.log.warning(
+                    "only %d of %d threads could be started: this host limits them%s",
+                    workers,
+                    config.threads,
+                    "" if workers else "; the app runs in the main context instead",
+                )
+        base = base_environ(multithread=not self._inside, vsgi_fcgi__main_context=self.calls)
+        requests = min(config.max_queued + max(workers, 1), config.max_requests_per_connection)
+        self.limits = Limits(
+            config.max_requests_per_connection, config.max_params_bytes, config.max_params_count
+        )
+        self.values = {
+            "FCGI_MAX_CONNS": str(config.max_connections),
+            "FCGI_MAX_REQS": str(requests),
+            "FCGI_MPXS_CONNS": "1",
+        }
+        if pool is None:
+            pool = MainWorker(lambda reply: run_request(app, base, reply), self.loop)
+        return pool
+
+    # Waking up.
+
+    def _wake(self) -> None:
+        """Have the mailbox drained soon. From any thread."""
+        if get_ident() == self._ident:
+            self.loop.run_callback(self._drain)
+        else:
+            self._async.send()
+
+    def _drain(self) -> None:
+        """Make the calls that came, then send what they left, each connection once."""
+        self.mailbox.drain()
+        if self.dirty:
+            self.flush_dirty()
+
+    def flush_dirty(self) -> None:
+        """Send on every connection that was touched."""
+        dirty, self.dirty = self.dirty, []
+        for channel in dirty:
+            try:
+                channel.flush()
+            except Exception as error:
+                self._failed(error)
+                channel.lose()
+
+    def _failed(self, error: BaseException) -> None:
+        self.log.error("a bug in the server", error=error)
+
+    def blocking(self, task: Callable[[], T]) -> T:
+        """Do disk work for a worker: at once in a thread, in the disk's thread for a greenlet.
+
+        Raises:
+            OSError: the task did.
+        """
+        if not self._inside:
+            return task()
+        gate = GreenletGate()
+        results: list[Any] = []
+
+        def done(result: Any) -> None:
+            results.append(result)
+            gate.open()
+
+        self.disk.submit(task, done)
+        gate.wait(None)
+        if isinstance(results[0], OSError):
+            raise results[0]
+        result: T = results[0]
+        return result
+
+    # Connections.
+
+    def adopt(self, channel: Channel) -> None:
+        """Begin with an accepted connection."""
+        self.channels.add(channel)
+        channel.start()
+
+    def forget(self, channel: Channel) -> None:
+        """Let go of a connection that was closed."""
+        self.channels.discard(channel)
+        if self.on_room is not None:
+            self.on_room()
+        if not self.channels and self.on_empty is not None:
+            self.on_empty()
+
+    def longest_idle(self) -> Channel | None:
+        """Find the connection on which nothing has happened for longest, if any is idle.
+
+        Sorting all connections for each that is to be closed would be felt; the order is kept
+        until it is used up, and who has been active since is passed over.
+        """
+        for fresh in (False, True):
+            if fresh:
+                idle = [(channel.last_active, channel) for channel in self.channels]
+                idle = [item for item in idle if item[1].is_idle()]
+                self._by_age = sorted(idle, key=lambda item: item[0], reverse=True)
+            while self._by_age:
+                seen, channel = self._by_age.pop()
+                if not channel.closed and channel.is_idle() and channel.last_active == seen:
+                    return channel
+        return None
+
+    def begin_stopping(self) -> None:
+        """Read what has come on each connection, and close each as it becomes idle."""
+        self.stopping = True
+        for channel in list(self.channels):
+            channel.last_read()
+
+    def close(self) -> None:
+        """End everything, whatever is still running: the requests that are left are lost."""
+        self.timeouts.stop()
+        for channel in list(self.channels):
+            channel.lose()
+        self._pool.stop()
+        self.disk.stop()
+        self.calls.close(self.mailbox.close())
+        self._async.stop()
+        self._async.close()
+        contract.main_threads.discard(self._ident)

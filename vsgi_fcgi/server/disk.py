@@ -1,0 +1,74 @@
+"""Work on temporary files, done by one native thread so that it cannot stall the main context.
+
+The hub's own thread pool would do, but it makes an async watcher for each task; here the mailbox
+brings the results, as it brings everything else. One thread: its files share one disk anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vsgi_fcgi.server.mailbox import Mailbox
+from vsgi_fcgi.server.native import SimpleQueue, start_new_thread
+
+Task = Callable[[], Any]
+Done = Callable[[Any], object]
+
+
+class Disk:
+    """Runs tasks in order, in another thread, and has their results called in.
+
+    It needs no bound of its own: each request has at most one task on its way, and one that
+    closes its file.
+
+    Args:
+        mailbox: brings the results to the main context.
+    """
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._queue: SimpleQueue[tuple[Task, Done | None] | None] = SimpleQueue()
+        self._started = False
+        self._possible = True
+
+    def submit(self, task: Task, done: Done | None = None) -> None:
+        """Run ``task()``, then ``done(result)`` in the main context.
+
+        Args:
+            task: the work; an OSError that it raises becomes the result.
+            done: takes the result, or nobody does.
+        """
+        if not self._started and self._possible:
+            try:
+                start_new_thread(self._work, ())
+                self._started = True
+            except RuntimeError:
+                # No more threads on this host: a stalled main context beats a failed upload.
+                self._possible = False
+        if self._started:
+            self._queue.put((task, done))
+        else:
+            self._run(task, done)
+
+    def _work(self) -> None:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            self._run(*item)
+
+    def _run(self, task: Task, done: Done | None) -> None:
+        try:
+            result = task()
+        except OSError as error:
+            result = error
+        if done is not None:
+            self._mailbox.post(done, result)
+
+    def stop(self) -> None:
+        """End the thread once it has done all its tasks."""
+        if self._started:
+            self._started = False
+            self._possible = False
+            self._queue.put(None)

@@ -1,0 +1,86 @@
+"""``--worker main``: the app runs in the main context, one request at a time, as in VSGI."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import gevent
+
+from vsgi_fcgi.server import contract
+from vsgi_fcgi.server.contract import main_only
+from vsgi_fcgi.server.loop import Loop
+from vsgi_fcgi.server.reply import Reply
+
+_TURN = 0.002
+"""Seconds for which apps run before the loop has its turn, and answers leave."""
+
+
+class MainWorker:
+    """One greenlet of the main context.
+
+    A greenlet, and not the watcher's callback itself: an app may call something cooperative, and
+    then the loop goes on while this one request waits.
+
+    Args:
+        run: runs one request.
+        loop: the main context's loop.
+    """
+
+    def __init__(self, run: Callable[[Reply], None], loop: Loop) -> None:
+        self._run = run
+        self._loop = loop
+        self._jobs: deque[Reply] = deque()
+        self._hub = gevent.get_hub()
+        self._greenlet = gevent.spawn_raw(self._work)
+        # As long as it is busy, it looks for work by itself.
+        self._scheduled = True
+        self._stopping = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        return len(self._jobs)
+
+    @main_only
+    def submit(self, reply: Reply) -> None:
+        """Queue a request; it runs at the end of the loop's round."""
+        self._jobs.append(reply)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.run_callback(self._greenlet.switch)
+
+    @main_only
+    def remove(self, reply: Reply) -> bool:
+        """Take a request back; False if it has begun."""
+        try:
+            self._jobs.remove(reply)
+        except ValueError:
+            return False
+        return True
+
+    def _work(self) -> None:
+        contract.enter_worker()
+        jobs, run, clock = self._jobs, self._run, time.monotonic
+        while True:
+            turn_ends = clock() + _TURN
+            while jobs:
+                run(jobs.popleft())
+                if clock() > turn_ends:
+                    break
+            if jobs:
+                self._loop.run_callback(self._greenlet.switch)
+            elif self._stopping:
+                break
+            else:
+                self._scheduled = False
+            self._hub.switch()
+        contract.leave_worker()
+
+    def stop(self) -> None:
+        """End the greenlet when it finds nothing more to do."""
+        self._stopping = True
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.run_callback(self._greenlet.switch)

@@ -1,0 +1,289 @@
+"""The server: listeners in front, the main context behind, and its life from start to stop."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from vsgi_fcgi.exceptions import UsageError
+from vsgi_fcgi.server.acceptor import Acceptor
+from vsgi_fcgi.server.addresses import Address, DescriptorAddress, parse_bind
+from vsgi_fcgi.server.config import Config
+from vsgi_fcgi.server.context import MainContext
+from vsgi_fcgi.server.gates import ThreadGate
+from vsgi_fcgi.server.listeners import Listener, open_listener
+from vsgi_fcgi.server.log import Log
+from vsgi_fcgi.server.native import start_new_thread
+from vsgi_fcgi.server.peers import allowed_peers
+from vsgi_fcgi.server.signals import Signals
+from vsgi_fcgi.wsgi.runner import App
+
+_LOG_FLUSH = 2.0
+"""Seconds that the log gets to write what waits when the process ends."""
+
+_SPARE_DESCRIPTORS = 512
+"""Descriptors for everything but connections and temporary files."""
+
+
+class Server:
+    """Serves a WSGI app over FastCGI.
+
+    ::
+
+        server = Server(app, threads=8)
+        server.listen("unix:/run/app.sock")
+        sys.exit(server.run())
+
+    Args:
+        app: the WSGI app.
+        config: all settings at once.
+        **settings: single settings, by the names of `Config`'s fields.
+
+    Raises:
+        UsageError: a setting that does not exist, or is out of its bounds.
+    """
+
+    def __init__(self, app: App, *, config: Config | None = None, **settings: Any) -> None:
+        if config is not None and settings:
+            raise UsageError("give either config or single settings, not both")
+        try:
+            self.config = config or Config(**settings)
+        except TypeError as error:
+            raise UsageError(str(error).replace("Config.__init__()", "Server")) from None
+        self._app = app
+        self._listeners: list[Listener] = []
+        self._acceptors: list[Acceptor] = []
+        self._log = Log(self.config.max_log_records)
+        self._context: MainContext | None = None
+        self._done: Event | None = None
+        self._ended: ThreadGate | None = None
+        self._lost = 0
+
+    # Listening.
+
+    def listen(self, address: Address | str | None = None) -> None:
+        """Listen on an address; may be called several times.
+
+        Args:
+            address: as `--bind` takes it, such as ``unix:/run/app.sock`` or
+                ``127.0.0.1:9000``; file descriptor 0 if None.
+
+        Raises:
+            ListenError: it cannot be listened on.
+            UsageError: it is no address.
+        """
+        if address is None:
+            address = DescriptorAddress(0)
+        elif isinstance(address, str):
+            address = parse_bind(address)
+        self.add_listeners(open_listener(address, self.config.backlog))
+
+    def add_listeners(self, listeners: Iterable[Listener]) -> None:
+        """Take over listeners that are open already."""
+        self._listeners.extend(listeners)
+
+    @property
+    def uris(self) -> list[str]:
+        """What it listens on, in VSGI's form, such as ``fcgi://127.0.0.1:9000/``."""
+        return [listener.uri for listener in self._listeners]
+
+    def close(self) -> None:
+        """Close the listeners of a server that does not run."""
+        while self._listeners:
+            self._listeners.pop().close()
+
+    # Running.
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, in the calling thread, which becomes the main context.
+
+        Returns:
+            The exit status: 0 if every request was answered, 1 if some were cut off.
+
+        Raises:
+            ListenError: nothing was listened on, and file descriptor 0 is no listening socket.
+        """
+        if not self._listeners:
+            self.listen()
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        return self._serve(with_signals=in_main_thread)
+
+    def start(self) -> None:
+        """Serve in a thread of its own, without signals, until `stop`.
+
+        Raises:
+            ListenError: as `run`.
+            UsageError: it runs already.
+        """
+        if self._ended is not None:
+            raise UsageError("the server runs already")
+        if not self._listeners:
+            self.listen()
+        ready, self._ended = ThreadGate(), ThreadGate()
+        failure: list[BaseException] = []
+
+        def serve() -> None:
+            assert self._ended is not None
+            try:
+                self._serve(on_ready=ready.open)
+            except BaseException as error:
+                failure.append(error)
+                ready.open()
+            finally:
+                gevent.get_hub().destroy(destroy_loop=True)
+                self._ended.open()
+
+        start_new_thread(serve, ())
+        ready.wait(None)
+        if failure:
+            self._ended = None
+            raise failure[0]
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Stop a server that was started with `start`: gracefully, then not.
+
+        Args:
+            timeout: seconds that running requests get; the graceful timeout if None.
+
+        Returns:
+            Whether every request was answered.
+        """
+        if self._ended is None or self._context is None:
+            return True
+        grace = self.config.graceful_timeout if timeout is None else timeout
+        self._context.mailbox.post(self._begin_stop, grace)
+        self._ended.wait(None)
+        self._ended = None
+        return not self._lost
+
+    def _serve(
+        self, *, on_ready: Callable[[], object] | None = None, with_signals: bool = False
+    ) -> int:
+        config, log = self.config, self._log
+        _check_threading(config)
+        allowed = allowed_peers(os.environ)
+        _raise_descriptor_limit(config)
+        log.start()
+        self._lost = 0
+        self._done = Event()
+        context = self._context = MainContext(self._app, config, log)
+        signals = None
+        try:
+            self._acceptors = [Acceptor(context, listener, allowed) for listener in self._listeners]
+            context.on_room = self._has_room
+            if with_signals:
+                signals = Signals(
+                    context.loop, config.graceful_timeout, self._on_signal, self._exit_now
+                )
+                signals.install()
+            for acceptor in self._acceptors:
+                self._announce(acceptor.listener, allowed)
+                acceptor.start()
+            if on_ready is not None:
+                on_ready()
+            self._done.wait()
+        finally:
+            for acceptor in self._acceptors:
+                acceptor.stop()
+            self._acceptors = []
+            context.close()
+            self.close()
+            if signals is not None:
+                signals.restore()
+            log.info("stopped")
+            log.stop(_LOG_FLUSH)
+        return 1 if self._lost else 0
+
+    def _announce(self, listener: Listener, allowed: frozenset[str] | None) -> None:
+        self._log.info("listening on %s", listener.uri)
+        if listener.open_to_others and allowed is None:
+            self._log.warning(
+                "%s is open to other machines and FCGI_WEB_SERVER_ADDRS is not set: whoever "
+                "reaches it can send any request in anyone's name (forge REMOTE_USER and "
+                "REMOTE_ADDR); set FCGI_WEB_SERVER_ADDRS to the web server's address, or listen "
+                "on the loopback interface or a UNIX socket",
+                listener.uri,
+            )
+
+    def _has_room(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.has_room()
+
+    # Stopping.
+
+    def _on_signal(self, name: str) -> None:
+        self._log.info("%s: stopping", name)
+        self._begin_stop(None)
+
+    def _begin_stop(self, grace: float | None) -> None:
+        """Accept what is queued, close the listeners, let requests end. In the main context."""
+        context, done = self._context, self._done
+        assert context is not None
+        assert done is not None
+        if context.stopping:
+            return
+        acceptors, self._acceptors = self._acceptors, []
+        for acceptor in acceptors:
+            listener = acceptor.listener
+            if not listener.inherited:
+                # No one finds it any more; whoever had connected is served. A listener that was
+                # inherited belongs to others too, and what waits there is left to them.
+                listener.unlink()
+                acceptor.accept(self.config.backlog + 1)
+            acceptor.stop()
+            listener.close()
+        self._listeners.clear()
+        context.on_empty = done.set
+        context.begin_stopping()
+        if not context.channels:
+            done.set()
+        elif grace is not None:
+            timer = context.loop.timer(grace)
+            timer.start(self._give_up)
+
+    def _give_up(self) -> None:
+        assert self._context is not None
+        assert self._done is not None
+        self._lost = len(self._context.channels)
+        self._log.warning("%d connections still had requests and are cut off", self._lost)
+        self._done.set()
+
+    def _exit_now(self, why: str) -> None:
+        """End the process. In a native thread, while the main context may be busy for ever."""
+        context = self._context
+        count = len(context.channels) if context is not None else 0
+        self._log.warning("%s: leaving with %d connections open", why, count)
+        for listener in self._listeners:
+            listener.unlink()
+        self._log.flush(_LOG_FLUSH)
+        os._exit(1)
+
+
+def _check_threading(config: Config) -> None:
+    """Refuse native workers in a process whose `threading` was patched.
+
+    An app in a native thread that takes a patched lock freezes the hub, or is never woken.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if config.worker == "thread" and monkey and monkey.is_module_patched("threading"):
+        raise UsageError(
+            "the app has monkey-patched threading, which breaks native worker threads: remove "
+            "monkey.patch_all(), or start me with --worker main"
+        )
+
+
+def _raise_descriptor_limit(config: Config) -> None:
+    """Raise the soft limit of open files towards what the connections may need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = config.max_connections + 2 * config.max_queued + _SPARE_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,142 @@
+"""The CGI header block that starts STDOUT (RFC 3875, section 6): validate and encode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+from vsgi_fcgi.exceptions import ResponseError
+
+_PLAIN: Final = 0
+_CONTENT_LENGTH: Final = 1
+_DROPPED: Final = 2
+
+# PEP 3333 forbids hop-by-hop headers to apps, and the web server makes its own (RFC 9110, section
+# 7.6.1). "Status" is CGI's, made of the status that start_response got: a second one would let
+# a header change it.
+_SPECIAL: Final = {
+    "content-length": _CONTENT_LENGTH,
+    "connection": _DROPPED,
+    "keep-alive": _DROPPED,
+    "proxy-authenticate": _PLAIN,
+    "proxy-connection": _DROPPED,
+    "te": _DROPPED,
+    "trailer": _DROPPED,
+    "transfer-encoding": _DROPPED,
+    "upgrade": _DROPPED,
+    "status": _DROPPED,
+}
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_STATUS: Final = re.compile(r"[1-9][0-9][0-9](?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
+
+# What was found valid once is not looked at again. Bounded: an app may make names up.
+_MAX_CACHED: Final = 1024
+_names: dict[str, int] = {}
+_statuses: set[str] = set()
+
+
+def encode_header_block(
+    status: object, headers: Iterable[tuple[str, str]]
+) -> tuple[bytes, int | None]:
+    """Make the header block of a response.
+
+    Args:
+        status: the status line of the response, such as ``200 OK``.
+        headers: names and values as an app gives them to ``start_response``.
+
+    Returns:
+        The block with its empty line, and the Content-Length if there is one.
+
+    Raises:
+        ResponseError: something in them is not allowed (PEP 3333, "The start_response()
+            Callable"); nothing was sent.
+    """
+    if status not in _statuses:
+        _check_status(status)
+    length = None
+    lines = [f"Status: {status}"]
+    try:
+        for name, value in headers:
+            kind = _names.get(name)
+            if kind is None:
+                kind = _check_name(name)
+            if kind:
+                if kind == _DROPPED:
+                    continue
+                length = _parse_length(value)
+            lines.append(name + ": " + value)
+    except (TypeError, ValueError) as error:
+        raise ResponseError(f"headers must be (str, str) tuples: {error}") from None
+    lines.append("\r\n")
+    count = len(lines)
+    text = "\r\n".join(lines)
+    # One look at the whole block instead of three at each value: what we put in is counted.
+    if text.count("\n") != count or text.count("\r") != count or "\0" in text:
+        for line in lines[:-1]:
+            if "\n" in line or "\r" in line or "\0" in line:
+                raise ResponseError(f"CR, LF or NUL in the header {line!r}")
+    try:
+        return text.encode("latin-1"), length
+    except UnicodeEncodeError as error:
+        raise ResponseError(
+            f"a header holds {text[error.start]!r}, which is not latin-1: encode it first"
+        ) from None
+
+
+def _check_status(status: object) -> None:
+    if type(status) is not str:
+        raise ResponseError(f"the status must be str, not {type(status).__name__}")
+    if not _STATUS.fullmatch(status):
+        raise ResponseError(f"the status must be like '200 OK', not {status!r}")
+    if len(_statuses) < _MAX_CACHED:
+        _statuses.add(status)
+
+
+def _check_name(name: Any) -> int:
+    if type(name) is not str:
+        raise ResponseError(f"header names must be str, not {type(name).__name__}")
+    if not _TOKEN.fullmatch(name):
+        raise ResponseError(f"{name!r} is not a header name")
+    kind = _SPECIAL.get(name.lower(), _PLAIN)
+    if len(_names) < _MAX_CACHED:
+        _names[name] = kind
+    return kind
+
+
+def _parse_length(value: str) -> int:
+    text = value.strip()
+    if not (text.isascii() and text.isdigit()):
+        raise ResponseError(f"Content-Length must be a number of bytes, not {value!r}")
+    return int(text)
+
+
+def error_response(
+    status: int, message: str = "", *, head_only: bool = False, retry_after: int | None = None
+) -> bytes:
+    """A whole CGI response for an error that the server itself reports.
+
+    Args:
+        status: the HTTP status.
+        message: what the client is told; the status's own description if empty. It must hold
+            nothing of the inside.
+        head_only: leave the body out (HEAD).
+        retry_after: seconds for a Retry-After header.
+    """
+    phrase = HTTPStatus(status).phrase
+    text = message or HTTPStatus(status).description or phrase
+    body = (
+        "<!doctype html>\n<html lang=en>\n"
+        f"<title>{status} {phrase}</title>\n<h1>{phrase}</h1>\n<p>{text}</p>\n"
+    ).encode()
+    headers = [
+        ("Content-Type", "text/html; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    if retry_after is not None:
+        headers.append(("Retry-After", str(retry_after)))
+    block, _ = encode_header_block(f"{status} {phrase}", headers)
+    return block if head_only else block + body
