@@ -67,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser; its help is the reference of all options."""
     parser = _Parser(
         prog=PROGRAM,
+        usage=f"{PROGRAM} [OPTIONS] APP",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         allow_abbrev=False,
@@ -151,7 +152,10 @@ def option_name(field_name: str) -> str:
 
 def _help(item: Field[Any]) -> str:
     text = str(item.metadata["help"]).replace("%", "%%")
-    return text if item.default is None else f"{text} (default: {item.default})"
+    if item.default is None:
+        return text
+    default = f"{item.default:g}" if isinstance(item.default, float) else item.default
+    return f"{text} (default: {default})"
 
 
 def _with_option(message: str) -> str:

@@ -305,6 +305,7 @@ class Channel:
         if reply.broken and len(connection.requests) == 1:
             # Only the end of the connection tells the web server that the answer is broken.
             connection.break_off(request)
+            request.context = None
             return
         stderr = reply.stderr()
         if not stderr:
@@ -316,6 +317,8 @@ class Channel:
             connection.send_stdout(request, reply.final)
             connection.send_stderr(request, stderr)
         connection.end_request(request, reply.app_status)
+        # The reply refers to the request: parted, both go without the garbage collector.
+        request.context = None
 
     def _load(self, reply: Reply, extent: Extent) -> None:
         """Have a part of a reply read from its file; the reply has no turn until then."""

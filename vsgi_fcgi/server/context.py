@@ -80,7 +80,9 @@ class MainContext:
         pool: Pool | None = None
         workers = 1
         if config.worker == "thread":
-            threads = ThreadPool(lambda reply: run_request(app, base, reply), self.loop)
+            threads = ThreadPool(
+                lambda reply: run_request(app, base, reply), self.loop, self.mailbox
+            )
             workers = threads.start(config.threads)
             if workers:
                 pool = threads
@@ -103,7 +105,9 @@ class MainContext:
             "FCGI_MPXS_CONNS": "1",
         }
         if pool is None:
-            pool = MainWorker(lambda reply: run_request(app, base, reply), self.loop)
+            pool = MainWorker(
+                lambda reply: run_request(app, base, reply), self.loop, self.mailbox
+            )
         return pool
 
     # Waking up.

@@ -53,6 +53,20 @@ class Mailbox:
                 self._wake()
             return True
 
+    def post_quietly(self, function: Callable[[Any], object], argument: Any) -> bool:
+        """Like `post`, but leave it to the caller to `ring` when it has nothing more to say."""
+        with self._lock:
+            if not self._closed:
+                self._items.append((function, argument))
+            return not self._closed
+
+    def ring(self) -> None:
+        """Wake the main context for what was posted quietly. From any thread."""
+        with self._lock:
+            if self._items and not self._signalled and not self._closed:
+                self._signalled = True
+                self._wake()
+
     def drain(self) -> None:
         """Make all calls that were posted so far. In the main context."""
         with self._lock:

@@ -11,6 +11,7 @@ import gevent
 from vsgi_fcgi.server import contract
 from vsgi_fcgi.server.contract import main_only
 from vsgi_fcgi.server.loop import Loop
+from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.reply import Reply
 
 _TURN = 0.002
@@ -26,10 +27,12 @@ class MainWorker:
     Args:
         run: runs one request.
         loop: the main context's loop.
+        mailbox: takes the answers.
     """
 
-    def __init__(self, run: Callable[[Reply], None], loop: Loop) -> None:
+    def __init__(self, run: Callable[[Reply], None], loop: Loop, mailbox: Mailbox) -> None:
         self._run = run
+        self._mailbox = mailbox
         self._loop = loop
         self._jobs: deque[Reply] = deque()
         self._hub = gevent.get_hub()
@@ -69,6 +72,7 @@ class MainWorker:
                 run(jobs.popleft())
                 if clock() > turn_ends:
                     break
+            self._mailbox.ring()
             if jobs:
                 self._loop.run_callback(self._greenlet.switch)
             elif self._stopping:

@@ -102,7 +102,8 @@ class Reply:
                 except ClientDisconnected:
                     app_status = 1
         self.app_status = app_status
-        self.channel.context.mailbox.post(self.channel.finish, self)
+        # The worker rings when it has looked for its next request: see `ThreadPool`.
+        self.channel.context.mailbox.post_quietly(self.channel.finish, self)
 
     @worker_only
     def break_off(self) -> None:

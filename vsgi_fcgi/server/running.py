@@ -8,6 +8,11 @@ from vsgi_fcgi.wsgi.environ import Environ, make_environ
 from vsgi_fcgi.wsgi.errors import ErrorStream
 from vsgi_fcgi.wsgi.runner import App, run_app
 
+# The params become the environ, which holds wsgi.errors, which holds the reply and with it the
+# request: if the request held the params still, each request would be a cycle, and wait for the
+# garbage collector.
+_TAKEN: dict[str, str] = {}
+
 
 @worker_only
 def run_request(app: App, base: Environ, reply: Reply) -> None:
@@ -22,13 +27,14 @@ def run_request(app: App, base: Environ, reply: Reply) -> None:
         if reply.cancelled:
             return
         request, body = reply.request, reply.body
+        params, request.params = request.params, _TAKEN
         errors = reply.errors = ErrorStream(reply)
         if body is None:
-            environ = make_environ(request.params, request.repeated, base, None, 0, errors)
+            environ = make_environ(params, request.repeated, base, None, 0, errors)
         else:
             stream = body.open()
             environ = make_environ(
-                request.params, request.repeated, base, stream, body.size, errors
+                params, request.repeated, base, stream, body.size, errors
             )
         run_app(app, environ, reply)
     except BaseException as error:

@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from vsgi_fcgi.server import contract
 from vsgi_fcgi.server.contract import main_only
 from vsgi_fcgi.server.loop import Loop
+from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.native import Lock, allocate_lock
 from vsgi_fcgi.server.reply import Reply
+
+_QUICK: Final = 0.0002
+"""Seconds (0.2 ms): a request that took less was not worth another thread's waking."""
+
+_CHECK: Final = 0.001
+"""Seconds (1 ms) after which requests that still wait behind a quick one get threads."""
 
 
 class ThreadPool:
     """Threads that belong to requests and never to connections.
 
-    Waking a thread costs more than a small app does. So what one round of the loop brings is
-    handed over together: one thread is woken, and it wakes the next, if there is more to do,
-    before it begins. Where the app blocks, the next thread runs at once; where it does not, one
-    thread does it all without a switch.
+    To wake a thread costs several switches between threads, which is more than a small app
+    costs. So what one round of the loop brings is handed over together, to one thread. While
+    its requests are quick, it takes them one after the other and wakes neither further threads
+    nor, before the last, the main context. As soon as one was slow, each thread wakes the next
+    before it begins. What a guess of "quick" holds up when it was wrong (a request that blocks
+    after many that did not) is seen to after a millisecond.
 
     Args:
         run: runs one request, in a thread.
         loop: the main context's loop.
+        mailbox: takes the answers.
     """
 
-    def __init__(self, run: Callable[[Reply], None], loop: Loop) -> None:
+    def __init__(self, run: Callable[[Reply], None], loop: Loop, mailbox: Mailbox) -> None:
         self._run = run
         self._loop = loop
+        self._mailbox = mailbox
         self._jobs: deque[Reply] = deque()
         self._lock = allocate_lock()
         self._idle: list[Lock] = []
+        self._quick = False
         self._handing_over = False
+        self._timer = loop.timer(_CHECK)
+        self._checking = False
         self._stopping = False
         self.size = 0
 
@@ -78,24 +94,46 @@ class ThreadPool:
 
     def _hand_over(self) -> None:
         self._handing_over = False
-        if self._jobs:
-            self._wake_one()
+        waiting = len(self._jobs)
+        if waiting:
+            self._wake(1)
+            if waiting > 1 and not self._checking:
+                self._checking = True
+                self._timer.start(self._check)
 
-    def _wake_one(self) -> None:
+    def _check(self) -> None:
+        """See to what a thread that was thought quick holds up: requests and answers."""
+        self._checking = False
+        self._mailbox.ring()
+        if self._jobs:
+            self._quick = False
+            self._wake(len(self._jobs))
+            self._checking = True
+            self._timer.start(self._check)
+
+    def _wake(self, count: int) -> None:
         with self._lock:
-            gate = self._idle.pop() if self._idle else None
-        if gate is not None:
+            idle = self._idle
+            gates = idle[-count:]
+            del idle[-count:]
+        for gate in gates:
             gate.release()
 
     def _work(self) -> None:
         contract.enter_worker()
         gate = allocate_lock()
         gate.acquire()
-        jobs, idle, run = self._jobs, self._idle, self._run
+        jobs, idle, run, clock = self._jobs, self._idle, self._run, time.monotonic
+        ring = self._mailbox.ring
+        now = clock()
+        silent = False
         while True:
             try:
                 reply = jobs.popleft()
             except IndexError:
+                if silent:
+                    silent = False
+                    ring()
                 with self._lock:
                     # Looked at again under the lock: whoever appends wakes only who is in `idle`.
                     if jobs:
@@ -104,19 +142,24 @@ class ThreadPool:
                         break
                     idle.append(gate)
                 gate.acquire()
+                now = clock()
                 continue
-            if jobs and idle:
-                self._wake_one()
+            if jobs and idle and not self._quick:
+                self._wake(1)
             run(reply)
-            # Or the thread would keep a request alive until its next one.
+            # Or the thread would keep the request alive until its next one.
             del reply
+            begun, now = now, clock()
+            self._quick = now - begun < _QUICK
+            silent = bool(jobs) and self._quick
+            if not silent:
+                ring()
         contract.leave_worker()
 
     def stop(self) -> None:
         """End each thread when it finds nothing more to do."""
+        self._timer.stop()
+        self._timer.close()
         with self._lock:
             self._stopping = True
-            gates = self._idle[:]
-            self._idle.clear()
-        for gate in gates:
-            gate.release()
+        self._wake(self.size)
