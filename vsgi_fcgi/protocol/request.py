@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from vsgi_fcgi.protocol.pairs import Repeated
 from vsgi_fcgi.protocol.state import Inbound, Outbound
+
+# Members of an enum are looked up slowly, and this is made for every request.
+_PARAMS: Final = Inbound.PARAMS
+_OPEN: Final = Outbound.OPEN
 
 
 class Request:
@@ -47,8 +51,8 @@ class Request:
         self.id = id
         self.role = role
         self.keep_conn = keep_conn
-        self.inbound: Inbound = Inbound.PARAMS
-        self.outbound: Outbound = Outbound.OPEN
+        self.inbound: Inbound = _PARAMS
+        self.outbound: Outbound = _OPEN
         self.block: bytes | bytearray = b""
         self.received = 0
         self.context: Any = None

@@ -9,6 +9,8 @@ from vsgi_fcgi.exceptions import LocalProtocolError, ParamsError, RemoteProtocol
 from vsgi_fcgi.protocol.constants import (
     HEADER_SIZE,
     KEEP_CONN,
+    MAX_SENT_CONTENT,
+    VERSION,
     ProtocolStatus,
     RecordType,
     Role,
@@ -29,6 +31,7 @@ from vsgi_fcgi.protocol.pairs import decode_pairs, encode_pairs
 from vsgi_fcgi.protocol.records import (
     APPLICATION_ONLY,
     BEGIN_REQUEST_BODY,
+    HEADER,
     describe,
     encode_completion,
     encode_end_request,
@@ -49,7 +52,13 @@ _MAX_APPLICATION_TYPE: Final = _DATA
 _ROW_PARAMS, _ROW_PARAMS_END, _ROW_ONLY_PARAMS_END = INBOUND[:3]
 _ROW_STDIN, _ROW_STDIN_END, _ROW_STDIN_END_BEFORE_DATA = INBOUND[3:6]
 _ROW_DATA, _ROW_DATA_END, _ROW_ABORT, _ROW_REJECT = INBOUND[6:]
+_IN_PARAMS: Final = Inbound.PARAMS
+_IN_ENDED: Final = Inbound.ENDED
+_DISCARDING: Final = Inbound.DISCARDING
 _DISCARDED: Final = Inbound.DISCARDED
+_ENDED: Final = Outbound.ENDED
+_AUTHORIZER: Final = int(Role.AUTHORIZER)
+_FILTER: Final = int(Role.FILTER)
 
 
 class Limits:
@@ -86,15 +95,16 @@ class ServerConnection(RecordReader):
         requests: the requests that have begun and not ended (or whose input is being
             discarded), by id.
         closing: a request without KEEP_CONN has ended; see `finished`.
+        outgoing: what `data_to_send` will return; to be looked at, not touched.
         params_held: bytes of params streams that have not ended.
     """
 
     __slots__ = (
         "_limits",
-        "_out",
         "_roles",
         "_values",
         "closing",
+        "outgoing",
         "params_held",
         "requests",
     )
@@ -112,7 +122,7 @@ class ServerConnection(RecordReader):
         self.requests: dict[int, Request] = {}
         self.closing = False
         self.params_held = 0
-        self._out: list[Buffer] = []
+        self.outgoing: list[Buffer] = []
 
     @property
     def finished(self) -> bool:
@@ -120,14 +130,9 @@ class ServerConnection(RecordReader):
         return self.closing and not self.requests
 
     @property
-    def wants_to_send(self) -> bool:
-        """Whether `data_to_send` holds anything."""
-        return bool(self._out)
-
-    @property
     def unsent_size(self) -> int:
         """Bytes that `data_to_send` would return."""
-        return sum(map(len, self._out))
+        return sum(map(len, self.outgoing))
 
     # Receiving.
 
@@ -141,11 +146,11 @@ class ServerConnection(RecordReader):
         for request in self.requests.values():
             request.inbound = _ROW_ABORT[request.inbound] or _DISCARDED
             if request.outbound is Outbound.OPEN:
-                request.outbound = Outbound.ENDED
+                request.outbound = _ENDED
                 events.append(RequestAborted(request))
         self.requests.clear()
         self.params_held = 0
-        self._out.clear()
+        self.outgoing.clear()
         self.closing = True
         return events
 
@@ -168,14 +173,14 @@ class ServerConnection(RecordReader):
         self._check_header(kind, id, len(content))
         if kind != RecordType.GET_VALUES:
             body = bytes((kind, 0, 0, 0, 0, 0, 0, 0))
-            self._out.append(encode_management(RecordType.UNKNOWN_TYPE, body))
+            self.outgoing.append(encode_management(RecordType.UNKNOWN_TYPE, body))
             return
         try:
             asked, _ = decode_pairs(content, self._limits.params_count)
         except ParamsError as error:
             raise RemoteProtocolError(f"{describe(kind, id, len(content))}: {error}") from None
         known = [(name, self._values[name]) for name in asked if name in self._values]
-        self._out.append(encode_management(RecordType.GET_VALUES_RESULT, encode_pairs(known)))
+        self.outgoing.append(encode_management(RecordType.GET_VALUES_RESULT, encode_pairs(known)))
 
     def _begin(self, kind: int, id: int, content: Buffer, events: list[Event]) -> None:
         requests = self.requests
@@ -190,10 +195,10 @@ class ServerConnection(RecordReader):
         role, flags = BEGIN_REQUEST_BODY.unpack(content)
         request = requests[id] = Request(id, role, flags & KEEP_CONN != 0)
         if role not in self._roles:
-            request.inbound = Inbound.DISCARDING
+            request.inbound = _DISCARDING
             self.end_request(request, protocol_status=ProtocolStatus.UNKNOWN_ROLE)
         elif len(requests) > self._limits.requests:
-            request.inbound = Inbound.DISCARDING
+            request.inbound = _DISCARDING
             reason = f"{self._limits.requests} requests are in flight on this connection"
             events.append(RequestRejected(request, 503, reason))
 
@@ -207,7 +212,7 @@ class ServerConnection(RecordReader):
         state = _ROW_PARAMS[request.inbound]
         if state is None:
             raise _violation(kind, request, content)
-        if state is not Inbound.PARAMS:
+        if state is not _IN_PARAMS:
             return
         size = len(content)
         request.received += size
@@ -224,12 +229,12 @@ class ServerConnection(RecordReader):
             self._reject(request, 431, f"more than {limit} bytes of params", events)
 
     def _params_end(self, request: Request, events: list[Event]) -> None:
-        row = _ROW_ONLY_PARAMS_END if request.role == Role.AUTHORIZER else _ROW_PARAMS_END
+        row = _ROW_ONLY_PARAMS_END if request.role == _AUTHORIZER else _ROW_PARAMS_END
         state = row[request.inbound]
         if state is None:
             raise _violation(_PARAMS, request, b"")
         request.inbound = state
-        if state >= Inbound.DISCARDING:
+        if state >= _DISCARDING:
             self._discarded(request)
             return
         block = request.block
@@ -248,16 +253,16 @@ class ServerConnection(RecordReader):
             return
         if content:
             state = _ROW_STDIN[request.inbound]
-        elif request.role == Role.FILTER:
+        elif request.role == _FILTER:
             state = _ROW_STDIN_END_BEFORE_DATA[request.inbound]
         else:
             state = _ROW_STDIN_END[request.inbound]
         if state is None:
-            if request.role == Role.AUTHORIZER and not content:
+            if request.role == _AUTHORIZER and not content:
                 return  # section 6.3 gives it no STDIN; lighttpd ends one all the same
             raise _violation(kind, request, content)
         request.inbound = state
-        if state >= Inbound.DISCARDING:
+        if state >= _DISCARDING:
             self._discarded(request)
         elif content:
             request.received += len(content)
@@ -273,7 +278,7 @@ class ServerConnection(RecordReader):
         if state is None:
             raise _violation(kind, request, content)
         request.inbound = state
-        if state >= Inbound.DISCARDING:
+        if state >= _DISCARDING:
             self._discarded(request)
         elif content:
             request.received += len(content)
@@ -306,7 +311,7 @@ class ServerConnection(RecordReader):
 
     def _discarded(self, request: Request) -> None:
         """Forget a request whose discarded input has ended, if it was answered."""
-        if request.inbound is _DISCARDED and request.outbound is Outbound.ENDED:
+        if request.inbound is _DISCARDED and request.outbound is _ENDED:
             del self.requests[request.id]
 
     # Sending.
@@ -321,7 +326,7 @@ class ServerConnection(RecordReader):
     def give_up_discarding(self) -> None:
         """Wait no longer for the input of requests that were answered early."""
         for request in list(self.requests.values()):
-            if request.outbound is Outbound.ENDED:
+            if request.outbound is _ENDED:
                 request.inbound = _DISCARDED
                 self._discarded(request)
 
@@ -337,7 +342,25 @@ class ServerConnection(RecordReader):
         """
         if request.outbound:
             return 0
-        return encode_stream(self._out, _STDOUT, request.id, data)
+        return encode_stream(self.outgoing, _STDOUT, request.id, data)
+
+    def respond(self, request: Request, data: Buffer, app_status: int = 0) -> None:
+        """Send the last of STDOUT and end the request: `send_stdout`, then `end_request`."""
+        if request.outbound:
+            return
+        id = request.id
+        out = self.outgoing
+        if 0 < len(data) <= MAX_SENT_CONTENT:
+            out.append(HEADER.pack(VERSION, _STDOUT, id, len(data), 0))
+            out.append(data)
+        else:
+            encode_stream(out, _STDOUT, id, data)
+        request.outbound = _ENDED
+        out.append(encode_completion(id, app_status))
+        if request.keep_conn and request.inbound is _IN_ENDED:
+            del self.requests[id]
+        else:
+            self._release(request)
 
     def send_stderr(self, request: Request, data: Buffer) -> int:
         """Send the STDERR stream, whole, with its end; nothing once the request has ended.
@@ -347,8 +370,8 @@ class ServerConnection(RecordReader):
         """
         if request.outbound:
             return 0
-        size = encode_stream(self._out, _STDERR, request.id, data)
-        self._out.append(encode_stream_end(_STDERR, request.id))
+        size = encode_stream(self.outgoing, _STDERR, request.id, data)
+        self.outgoing.append(encode_stream_end(_STDERR, request.id))
         return size + HEADER_SIZE
 
     def end_request(
@@ -369,11 +392,11 @@ class ServerConnection(RecordReader):
         """
         if request.outbound:
             return
-        request.outbound = Outbound.ENDED
+        request.outbound = _ENDED
         if protocol_status:
-            self._out.append(encode_end_request(request.id, app_status, protocol_status))
+            self.outgoing.append(encode_end_request(request.id, app_status, protocol_status))
         else:
-            self._out.append(encode_completion(request.id, app_status))
+            self.outgoing.append(encode_completion(request.id, app_status))
         self._release(request)
 
     def break_off(self, request: Request) -> None:
@@ -385,15 +408,15 @@ class ServerConnection(RecordReader):
             return
         if len(self.requests) > 1:
             raise LocalProtocolError("other requests on this connection would be cut off too")
-        request.outbound = Outbound.ENDED
+        request.outbound = _ENDED
         request.inbound = _ROW_ABORT[request.inbound] or _DISCARDED
         self.closing = True
         self.requests.clear()
 
     def data_to_send(self) -> list[Buffer]:
         """Take everything that is to be sent, in order."""
-        out = self._out
-        self._out = []
+        out = self.outgoing
+        self.outgoing = []
         return out
 
     def _release(self, request: Request) -> None:
@@ -401,12 +424,12 @@ class ServerConnection(RecordReader):
         inbound = request.inbound
         if not request.keep_conn:
             self.closing = True
-            if inbound < Inbound.ENDED:
+            if inbound < _IN_ENDED:
                 self.params_held -= len(request.block)
                 request.block = b""
                 self.discard(request)
                 return
-            if inbound is Inbound.DISCARDING:
+            if inbound is _DISCARDING:
                 return
         elif request.block:
             self.params_held -= len(request.block)
@@ -415,7 +438,7 @@ class ServerConnection(RecordReader):
 
 def _violation(kind: int, request: Request, content: Buffer) -> RemoteProtocolError:
     record = describe(kind, request.id, len(content))
-    if request.inbound is Inbound.PARAMS:
+    if request.inbound is _IN_PARAMS:
         return RemoteProtocolError(f"{record}: the params have not ended")
     return RemoteProtocolError(f"{record}: that stream has ended")
 

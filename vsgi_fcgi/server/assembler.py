@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from vsgi_fcgi.server.channel import Channel
     from vsgi_fcgi.server.context import MainContext
 
+_ENDED = Outbound.ENDED
+
 _SPOOL_STEP = 262144
 """Bytes that are gathered before another write to a temporary file that exists already."""
 
@@ -59,7 +61,7 @@ class Assembler:
             request = event.request
             if kind is RequestAborted:
                 self.abort(channel, request)
-            elif request.outbound is Outbound.ENDED:
+            elif request.outbound is _ENDED:
                 # Answered early, perhaps by an event just before.
                 continue
             elif kind is StdinEnded:
@@ -130,7 +132,7 @@ class Assembler:
     def _written_out(
         self, channel: Channel, request: Request, body: Body, error: OSError | None
     ) -> None:
-        if request.outbound is Outbound.ENDED:
+        if request.outbound is _ENDED:
             body.release(self._disk)
         elif error is not None:
             self._context.log.error("cannot write a request body to a temporary file: %s", error)

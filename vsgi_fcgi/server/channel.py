@@ -132,7 +132,7 @@ class Channel:
             return
         if events:
             context.assembler.handle(self, events)
-        if connection.wants_to_send and not self._dirty and not self.closed:
+        if connection.outgoing and not self._dirty and not self.closed:
             self.flush()
 
     @main_only
@@ -221,10 +221,10 @@ class Channel:
         while True:
             if self._ready:
                 self._fill(self._ready)
-            if not connection.wants_to_send:
-                break
-            if not self._send(connection.data_to_send()):
+            if connection.outgoing and not self._send(connection.data_to_send()):
                 return
+            if not self._ready:
+                break
             turns += 1
             if turns == _TURNS:
                 # Others first; the writer comes back in the loop's next round.
@@ -304,21 +304,22 @@ class Channel:
             reply.output.close()
         if reply.broken and len(connection.requests) == 1:
             # Only the end of the connection tells the web server that the answer is broken.
-            connection.break_off(request)
             request.context = None
+            connection.break_off(request)
+            return
+        # The reply refers to the request: parted, both go without the garbage collector.
+        request.context = None
+        if not reply.has_stderr:
+            connection.respond(request, reply.final, reply.app_status)
             return
         stderr = reply.stderr()
-        if not stderr:
-            connection.send_stdout(request, reply.final)
-        elif not reply.begun and len(stderr) + len(reply.final) <= _SMALL:
+        if not reply.begun and len(stderr) + len(reply.final) <= _SMALL:
             connection.send_stderr(request, stderr)
             connection.send_stdout(request, reply.final)
         else:
             connection.send_stdout(request, reply.final)
             connection.send_stderr(request, stderr)
         connection.end_request(request, reply.app_status)
-        # The reply refers to the request: parted, both go without the garbage collector.
-        request.context = None
 
     def _load(self, reply: Reply, extent: Extent) -> None:
         """Have a part of a reply read from its file; the reply has no turn until then."""

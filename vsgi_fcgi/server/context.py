@@ -105,9 +105,7 @@ class MainContext:
             "FCGI_MPXS_CONNS": "1",
         }
         if pool is None:
-            pool = MainWorker(
-                lambda reply: run_request(app, base, reply), self.loop, self.mailbox
-            )
+            pool = MainWorker(lambda reply: run_request(app, base, reply), self.loop, self.mailbox)
         return pool
 
     # Waking up.

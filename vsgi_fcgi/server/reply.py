@@ -32,6 +32,7 @@ class Reply:
         begun: some of its STDOUT has been sent; the main context's.
         finished: the worker has done with it; the main context's.
         final: the last piece of STDOUT, once finished.
+        has_stderr: the app wrote to ``wsgi.errors``.
         app_status: for END_REQUEST.
         broken: the answer is to be broken off instead of ended.
     """
@@ -49,10 +50,13 @@ class Reply:
         "errors",
         "final",
         "finished",
+        "has_stderr",
         "output",
         "queued",
         "request",
     )
+
+    _stderr: list[str]
 
     def __init__(self, channel: Channel, request: Request, body: Body | None) -> None:
         self.channel = channel
@@ -67,7 +71,7 @@ class Reply:
         self.app_status = 0
         self.broken = False
         self.errors: ErrorStream | None = None
-        self._stderr: list[str] | None = None
+        self.has_stderr = False
         self._stderr_size = 0
         self._closed = False
 
@@ -124,7 +128,8 @@ class Reply:
         context.log.app_error(text)
         room = context.config.max_stderr_bytes - self._stderr_size
         if room > 0:
-            if self._stderr is None:
+            if not self.has_stderr:
+                self.has_stderr = True
                 self._stderr = []
             self._stderr.append(text[:room])
             self._stderr_size += len(text)
@@ -142,8 +147,6 @@ class Reply:
     @main_only
     def stderr(self) -> bytes:
         """The STDERR stream of a finished reply."""
-        if self._stderr is None:
-            return b""
         # Characters may be longer in bytes; cut where no character is split.
         limit = self.channel.context.config.max_stderr_bytes
         data = "".join(self._stderr).encode("utf-8", "backslashreplace")

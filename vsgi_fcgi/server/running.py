@@ -33,9 +33,7 @@ def run_request(app: App, base: Environ, reply: Reply) -> None:
             environ = make_environ(params, request.repeated, base, None, 0, errors)
         else:
             stream = body.open()
-            environ = make_environ(
-                params, request.repeated, base, stream, body.size, errors
-            )
+            environ = make_environ(params, request.repeated, base, stream, body.size, errors)
         run_app(app, environ, reply)
     except BaseException as error:
         reply.report("a bug in the server", error)

@@ -107,6 +107,8 @@ def _check_name(name: Any) -> int:
 
 
 def _parse_length(value: str) -> int:
+    if value.isdecimal() and value.isascii():
+        return int(value)
     text = value.strip()
     if not (text.isascii() and text.isdigit()):
         raise ResponseError(f"Content-Length must be a number of bytes, not {value!r}")
