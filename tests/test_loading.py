@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import vsgi_fcgi
-from vsgi_fcgi.cli.loading import check_patching, load_app, parse_app_name
+from vsgi_fcgi.cli.loading import load_app, parse_app_name
 from vsgi_fcgi.exceptions import AppLoadError
+from vsgi_fcgi.server.patching import check_patching
 
 Write = Callable[[str, str], Path]
 
@@ -333,7 +334,7 @@ def patching_verdict(code: str) -> str:
     """What `check_patching` says in a fresh interpreter after some code."""
     script = f"""
 import sys
-from vsgi_fcgi.cli.loading import check_patching
+from vsgi_fcgi.server.patching import check_patching
 from vsgi_fcgi.exceptions import UsageError
 {code}
 try:

@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+
+
+def command() -> None:
+    """Run `main` and leave the process with its status: the console script.
+
+    By ``os._exit``, after what `atexit` and the standard streams are owed: the interpreter's own
+    way out waits for every thread that an app has started and that is no daemon.
+    """
+    import atexit
+
+    status = main()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                # Whoever reads our output has gone before us; there is nobody to tell.
+                continue
+    os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vsgi_fcgi.exceptions import AppLoadError, UsageError
+from vsgi_fcgi.exceptions import AppLoadError
 
 DEFAULT_NAMES = ("application", "app")
 
@@ -96,28 +96,6 @@ def parse_app_name(spec: str) -> AppName:
         return AppName(where, is_file, _dotted(node), call)
     except (SyntaxError, ValueError) as error:
         raise AppLoadError(f"{expression!r} does not name an app; {advice}") from error
-
-
-def check_patching(worker: str) -> None:
-    """Refuse native worker threads once the app has monkey-patched what they stand on.
-
-    Their locks would then switch greenlets in the thread of the main context: it has been seen
-    to freeze, and requests to hang.
-
-    Args:
-        worker: the kind of worker, as in `Config`.
-
-    Raises:
-        UsageError: threading is patched and the workers are threads.
-    """
-    monkey = sys.modules.get("gevent.monkey")
-    if worker != "thread" or monkey is None:
-        return
-    if any(monkey.is_module_patched(name) for name in ("threading", "_thread")):
-        raise UsageError(
-            "the app has monkey-patched threading, on which worker threads hang;"
-            " remove monkey.patch_all() or use --worker main"
-        )
 
 
 # The name

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from vsgi_fcgi.cli.arguments import Arguments, parse
-from vsgi_fcgi.cli.loading import check_patching, load_app, parse_app_name
+from vsgi_fcgi.cli.loading import load_app, parse_app_name
 from vsgi_fcgi.cli.logs import configure_logging
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.server.listeners import Listener, open_listeners
+from vsgi_fcgi.server.patching import check_patching
 
 
 def serve(argv: Sequence[str] | None) -> int:

@@ -102,7 +102,8 @@ class RecordReader:
         if at:
             self._left -= at
             kind, id = self._partial
-            self._handlers[kind](self, kind, id, data[:at], events)
+            content = data[:at] if at < _VIEW_SIZE else memoryview(data)[:at]
+            self._handlers[kind](self, kind, id, content, events)
         if not self._left:
             skipped = min(self._skip, len(data) - at)
             self._skip -= skipped
@@ -120,8 +121,10 @@ class RecordReader:
         self._partial = (kind, id)
         self._left = start + length - len(data)
         self._skip = padding
-        if start < len(data):
-            self._handlers[kind](self, kind, id, data[start:], events)
+        size = len(data) - start
+        if size:
+            content = data[start:] if size < _VIEW_SIZE else memoryview(data)[start:]
+            self._handlers[kind](self, kind, id, content, events)
 
     def _check_header(self, kind: int, id: int, length: int) -> None:
         """Raise RemoteProtocolError if the peer may not send such a record."""

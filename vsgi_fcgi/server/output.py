@@ -42,6 +42,7 @@ class Output:
         "_file_written",
         "_gate",
         "_lock",
+        "_low",
         "_patient",
         "_reply",
         "_sent",
@@ -55,6 +56,7 @@ class Output:
         self._context = reply.channel.context
         self.pieces: deque[Piece] = deque()
         self.loading = False
+        self._low = self._context.config.output_memory_bytes // 2
         self._written = 0
         self._sent = 0
         self._file: OutputFile | None = None
@@ -170,7 +172,8 @@ class Output:
         """Say that ``size`` bytes from memory are on their way to the web server."""
         self._sent += size
         self._context.memory.give(size)
-        if self._gate is not None:
+        # A worker is woken once for half of what it may have waiting, and not for each piece.
+        if self._gate is not None and self._written - self._sent <= self._low:
             self._open_gate()
 
     def load(self, extent: Extent) -> bytes:

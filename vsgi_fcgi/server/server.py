@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,6 +20,7 @@ from vsgi_fcgi.server.gates import ThreadGate
 from vsgi_fcgi.server.listeners import Listener, open_listener
 from vsgi_fcgi.server.log import Log
 from vsgi_fcgi.server.native import start_new_thread
+from vsgi_fcgi.server.patching import check_patching
 from vsgi_fcgi.server.peers import allowed_peers
 from vsgi_fcgi.server.signals import Signals
 from vsgi_fcgi.wsgi.runner import App
@@ -167,7 +167,7 @@ class Server:
         self, *, on_ready: Callable[[], object] | None = None, with_signals: bool = False
     ) -> int:
         config, log = self.config, self._log
-        _check_threading(config)
+        check_patching(config.worker)
         allowed = allowed_peers(os.environ)
         _raise_descriptor_limit(config)
         log.start()
@@ -264,19 +264,6 @@ class Server:
             listener.unlink()
         self._log.flush(_LOG_FLUSH)
         os._exit(1)
-
-
-def _check_threading(config: Config) -> None:
-    """Refuse native workers in a process whose `threading` was patched.
-
-    An app in a native thread that takes a patched lock freezes the hub, or is never woken.
-    """
-    monkey = sys.modules.get("gevent.monkey")
-    if config.worker == "thread" and monkey and monkey.is_module_patched("threading"):
-        raise UsageError(
-            "the app has monkey-patched threading, which breaks native worker threads: remove "
-            "monkey.patch_all(), or start me with --worker main"
-        )
 
 
 def _raise_descriptor_limit(config: Config) -> None:

@@ -82,29 +82,31 @@ class Response:
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, after the headers if they have not gone yet."""
-        data = self.take(data)
-        if data:
-            self._sink.write(data)
+        taken = self.take(data)
+        if data and not self.sent:
+            head = self.head()
+            if len(taken) <= _JOIN_SIZE:
+                taken = head + taken
+            else:
+                self._sink.write(head)
+        if taken:
+            self._sink.write(taken)
 
     def take(self, data: bytes) -> bytes:
         """Account for a piece of the body.
 
         Returns:
-            What is to be sent for it: with the header block when it is the first byte, without
-            what is over Content-Length.
+            What is to be sent of it: nothing where there is no body, nothing that is over
+            Content-Length.
         """
         if type(data) is not bytes:
             data = _as_bytes(data)
-        if not data:
-            return data
         if not self._body:
-            data = b""
-        elif self._left is not None:
+            return b""
+        if self._left is not None:
             self._left -= len(data)
             if self._left < 0:
                 data = self._cut(data)
-        if not self.sent:
-            return self.head() + data
         return data
 
     def head(self) -> bytes:
@@ -144,20 +146,18 @@ class Response:
 
     def respond_whole(self, chunks: list[bytes] | tuple[bytes, ...]) -> None:
         """Send a response of which all is there: in one piece, if it is small."""
-        parts = [part for part in map(self.take, chunks) if part]
-        if not self.sent:
-            parts.append(self.head())
+        taken = [self.take(chunk) for chunk in chunks]
+        parts = taken if self.sent else [self.head(), *taken]
         if self._left:
             for part in parts:
                 self._sink.write(part)
             self.end()
-        elif len(parts) == 1:
-            self._sink.finish(parts[0])
         elif sum(map(len, parts)) <= _JOIN_SIZE:
             self._sink.finish(b"".join(parts))
         else:
             for part in parts:
-                self._sink.write(part)
+                if part:
+                    self._sink.write(part)
             self._sink.finish()
 
 

@@ -1,0 +1,71 @@
+"""Resident memory: growth over many requests, and the price of an idle kept connection.
+
+python benchmarks/memory.py [--requests N] [--connections N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import socket
+
+from load import connect, request_bytes
+from servers import load, vsgi
+
+KIB = 1024
+
+
+def growth(worker: str, requests: int) -> None:
+    """Growth of RSS over multiplexed requests, after a warm-up."""
+    server = vsgi(worker, "app", {0, 1}, "--worker", worker)
+    try:
+        load(server, None, requests=50000, connections=4, in_flight=64)
+        before = server.rss()
+        load(server, None, requests=requests, connections=4, in_flight=64)
+        grown = server.rss() - before
+        print(
+            f"{worker}: {requests} multiplexed requests grew RSS by {grown / KIB:.0f} KiB "
+            f"(from {before / KIB / KIB:.1f} MiB)"
+        )
+    finally:
+        server.stop()
+
+
+def idle(worker: str, count: int) -> None:
+    """RSS per idle kept connection, each of which has served a request."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 256), hard))
+    server = vsgi(worker, "app", {0, 1}, "--worker", worker)
+    request = request_bytes(1)
+    kept: list[socket.socket] = []
+    try:
+        load(server, None, requests=20000, connections=8)
+        before = server.rss()
+        for _ in range(count):
+            sock = connect(f"unix:{server.socket}")
+            sock.sendall(request)
+            kept.append(sock)
+        for sock in kept:
+            sock.settimeout(30)
+            assert sock.recv(4096)
+        grown = server.rss() - before
+        print(f"{worker}: {count} idle kept connections take {grown / count:.0f} bytes of RSS each")
+    finally:
+        for sock in kept:
+            sock.close()
+        server.stop()
+
+
+def main() -> None:
+    """Print all figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, default=500000)
+    parser.add_argument("--connections", type=int, default=5000)
+    options = parser.parse_args()
+    for worker in ("thread", "main"):
+        growth(worker, options.requests)
+        idle(worker, options.connections)
+
+
+if __name__ == "__main__":
+    main()

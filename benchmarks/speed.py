@@ -1,0 +1,92 @@
+"""CPU time per request, in interleaved rounds.
+
+    python benchmarks/speed.py [--reference BARE_RESPONDER.py] [--rounds N] [--requests N]
+
+Every server takes one turn in each round, so that a machine that slows down or speeds up does
+it to all of them. Ratios are made round by round against the first row, then the median of them
+is printed: the clock of the machine divides out. A load of "8 x 1" is 8 connections with one
+request in flight on each. With ``--reference`` the first row is the bare
+responder's ``inline`` mode; without it, our own ``main``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from statistics import median
+from typing import Any
+
+from servers import Measured, load, reference, vsgi
+
+Rows = dict[tuple[str, str], list[dict[str, Any]]]
+
+SHAPES = {
+    "8 x 1": {"connections": 8, "in_flight": 1},
+    "64 x 1": {"connections": 64, "in_flight": 1},
+    "1 x 64": {"connections": 1, "in_flight": 64},
+}
+
+
+def rounds(servers: list[Measured], load_cpu: int | None, count: int, requests: int) -> Rows:
+    """Measure each server with each shape of load, ``count`` times."""
+    rows: Rows = {}
+    for _ in range(count):
+        for shape, options in SHAPES.items():
+            for server in servers:
+                result = load(server, load_cpu, requests=requests, **options)
+                rows.setdefault((server.name, shape), []).append(result)
+    return rows
+
+
+def show(title: str, rows: Rows, base: str) -> None:
+    """Print a table."""
+    print(f"\n{title}\n")
+    print("| server | load | CPU us/request | x base | min-max | req/s | p50 us | p99 us |")
+    print("|---|---|---|---|---|---|---|---|")
+    unit = [result["cpu_us"] for result in rows[base, "8 x 1"]]
+    for (name, shape), results in rows.items():
+        cpu = [result["cpu_us"] for result in results]
+        ratios = [one / other for one, other in zip(cpu, unit, strict=True)]
+        per_second, p50, p99 = (
+            median(result[key] for result in results) for key in ("per_second", "p50_us", "p99_us")
+        )
+        print(
+            f"| {name} | {shape} | {median(cpu):.1f} | {median(ratios):.2f} "
+            f"| {min(ratios):.2f}-{max(ratios):.2f} | {per_second:.0f} | {p50:.0f} | {p99:.0f} |"
+        )
+    for name in dict.fromkeys(name for name, _ in rows):
+        shared, single = rows[name, "1 x 64"], rows[name, "64 x 1"]
+        ratio = median(
+            one["cpu_us"] / many["cpu_us"] for one, many in zip(shared, single, strict=True)
+        )
+        print(f"\n{name}: 64 in flight on one connection cost {ratio:.2f} x of 64 connections")
+
+
+def main() -> None:
+    """Run both settings: the server on one core, and on two."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--reference", help="path of the bare responder")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=10000)
+    parser.add_argument("--threads", default="8")
+    options = parser.parse_args()
+    settings: list[tuple[str, set[int], int | None]] = [
+        ("Server on one core, load generator on the other", {0}, 1),
+        ("Both on two cores", {0, 1}, None),
+    ]
+    for title, cpus, load_cpu in settings:
+        servers = []
+        try:
+            if options.reference:
+                for mode in ("inline", "thread"):
+                    servers.append(reference(f"ruler {mode}", options.reference, mode, cpus))
+            servers.append(vsgi("main", "app", cpus, "--worker", "main"))
+            servers.append(vsgi("thread", "app", cpus, "--threads", options.threads))
+            rows = rounds(servers, load_cpu, options.rounds, options.requests)
+            show(title, rows, servers[0].name)
+        finally:
+            for server in servers:
+                server.stop()
+
+
+if __name__ == "__main__":
+    main()
