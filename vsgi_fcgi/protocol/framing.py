@@ -113,8 +113,8 @@ class RecordReader:
     def _receive_part(self, data: bytes, at: int, events: list[Event]) -> None:
         """Hand over, or keep, the first part of a record of which the rest is to come."""
         _, kind, id, length, padding = HEADER.unpack_from(data, at)
+        self._check_header(kind, id, length)
         if not id or kind not in _STREAMS:
-            self._check_header(kind, id, length)
             self._pending = data[at:]
             return
         start = at + HEADER_SIZE

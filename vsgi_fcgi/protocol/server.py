@@ -291,8 +291,7 @@ class ServerConnection(RecordReader):
         if request is None:
             return
         request.inbound = _ROW_ABORT[request.inbound] or _DISCARDED
-        self.params_held -= len(request.block)
-        request.block = b""
+        self._drop_params(request)
         if request.outbound is Outbound.OPEN:
             self.end_request(request)
             events.append(RequestAborted(request))
@@ -304,10 +303,13 @@ class ServerConnection(RecordReader):
         raise AssertionError(f"type {kind} has no handler")  # pragma: no cover
 
     def _reject(self, request: Request, status: int, reason: str, events: list[Event]) -> None:
-        self.params_held -= len(request.block)
-        request.block = b""
         self.discard(request)
         events.append(RequestRejected(request, status, reason))
+
+    def _drop_params(self, request: Request) -> None:
+        """Let go of params that nobody will see."""
+        self.params_held -= len(request.block)
+        request.block = b""
 
     def _discarded(self, request: Request) -> None:
         """Forget a request whose discarded input has ended, if it was answered."""
@@ -322,6 +324,7 @@ class ServerConnection(RecordReader):
         if state is None:  # pragma: no cover
             raise LocalProtocolError(f"{request!r} cannot be discarded")
         request.inbound = state
+        self._drop_params(request)
 
     def give_up_discarding(self) -> None:
         """Wait no longer for the input of requests that were answered early."""
@@ -410,6 +413,7 @@ class ServerConnection(RecordReader):
             raise LocalProtocolError("other requests on this connection would be cut off too")
         request.outbound = _ENDED
         request.inbound = _ROW_ABORT[request.inbound] or _DISCARDED
+        self._drop_params(request)
         self.closing = True
         self.requests.clear()
 
@@ -425,22 +429,27 @@ class ServerConnection(RecordReader):
         if not request.keep_conn:
             self.closing = True
             if inbound < _IN_ENDED:
-                self.params_held -= len(request.block)
-                request.block = b""
                 self.discard(request)
                 return
             if inbound is _DISCARDING:
                 return
-        elif request.block:
-            self.params_held -= len(request.block)
+        elif inbound < _IN_ENDED:
+            self._drop_params(request)
         del self.requests[request.id]
 
 
 def _violation(kind: int, request: Request, content: Buffer) -> RemoteProtocolError:
-    record = describe(kind, request.id, len(content))
-    if request.inbound is _IN_PARAMS:
-        return RemoteProtocolError(f"{record}: the params have not ended")
-    return RemoteProtocolError(f"{record}: that stream has ended")
+    if kind == _DATA and request.role != _FILTER:
+        why = "only a filter has that stream"
+    elif request.inbound is Inbound.PARAMS:
+        why = "the params have not ended"
+    elif kind == _DATA and request.inbound is Inbound.STDIN:
+        why = "STDIN has not ended"
+    elif kind == _STDIN and request.role == _AUTHORIZER:
+        why = "an authorizer has no such stream"
+    else:
+        why = "that stream has ended"
+    return RemoteProtocolError(f"{describe(kind, request.id, len(content))}: {why}")
 
 
 ServerConnection._handlers = (

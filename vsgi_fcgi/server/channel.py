@@ -352,11 +352,13 @@ class Channel:
                 data = b"".join(buffers)
                 sent = self.sock.send(data)
                 if sent == size:
+                    self.sent += sent
                     return True
                 buffers = [memoryview(data)[sent:]]
             else:
                 sent = self.sock.sendmsg(buffers[:_MAX_BUFFERS])
                 if sent == size:
+                    self.sent += sent
                     return True
                 buffers = _rest(buffers, sent)
         except BlockingIOError:

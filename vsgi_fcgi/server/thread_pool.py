@@ -98,8 +98,11 @@ class ThreadPool:
         if waiting:
             self._wake(1)
             if waiting > 1 and not self._checking:
-                self._checking = True
-                self._timer.start(self._check)
+                self._check_soon()
+
+    def _check_soon(self) -> None:
+        self._checking = True
+        self._timer.start(self._check)
 
     def _check(self) -> None:
         """See to what a thread that was thought quick holds up: requests and answers."""
@@ -107,17 +110,19 @@ class ThreadPool:
         self._mailbox.ring()
         if self._jobs:
             self._quick = False
-            self._wake(len(self._jobs))
-            self._checking = True
-            self._timer.start(self._check)
+            # With no thread idle there is nothing to see to: whichever ends next goes on.
+            if self._wake(len(self._jobs)):
+                self._check_soon()
 
-    def _wake(self, count: int) -> None:
+    def _wake(self, count: int) -> int:
+        """Wake so many idle threads, or as many as there are; says how many."""
         with self._lock:
             idle = self._idle
             gates = idle[-count:]
             del idle[-count:]
         for gate in gates:
             gate.release()
+        return len(gates)
 
     def _work(self) -> None:
         contract.enter_worker()
@@ -151,7 +156,8 @@ class ThreadPool:
             del reply
             begun, now = now, clock()
             self._quick = now - begun < _QUICK
-            silent = bool(jobs) and self._quick
+            # Only while a check is due, so that no answer waits for longer than that.
+            silent = self._quick and self._checking and bool(jobs)
             if not silent:
                 ring()
         contract.leave_worker()
