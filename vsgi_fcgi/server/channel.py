@@ -132,7 +132,8 @@ class Channel:
             return
         if events:
             context.assembler.handle(self, events)
-        if connection.outgoing and not self._dirty and not self.closed:
+        # `closing`: the discarded rest of a request may have come to its end just now.
+        if (connection.outgoing or connection.closing) and not self._dirty and not self.closed:
             self.flush()
 
     @main_only
