@@ -56,6 +56,7 @@ _IN_PARAMS: Final = Inbound.PARAMS
 _IN_ENDED: Final = Inbound.ENDED
 _DISCARDING: Final = Inbound.DISCARDING
 _DISCARDED: Final = Inbound.DISCARDED
+_UNPROVOKED: Final = encode_management(RecordType.UNKNOWN_TYPE, bytes(8))
 _ENDED: Final = Outbound.ENDED
 _AUTHORIZER: Final = int(Role.AUTHORIZER)
 _FILTER: Final = int(Role.FILTER)
@@ -416,6 +417,10 @@ class ServerConnection(RecordReader):
         self._drop_params(request)
         self.closing = True
         self.requests.clear()
+        # nginx takes the bare end of a connection for the end of the answer, unless it keeps
+        # connections and buffers answers; an UNKNOWN_TYPE that it did not provoke is an error to
+        # it whatever its settings are. To others it is a management record that says nothing.
+        self.outgoing.append(_UNPROVOKED)
 
     def data_to_send(self) -> list[Buffer]:
         """Take everything that is to be sent, in order."""

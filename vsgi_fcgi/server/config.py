@@ -68,6 +68,11 @@ class Config:
     threads: int = setting(
         default_threads(), "native threads that run the app (4 a core, at most 32)", least=1
     )
+    switch_interval: float = setting(
+        0.001,
+        "seconds for which a computing thread keeps the others waiting (Python's own: 0.005)",
+        least=0.00001,
+    )
     log_level: str = setting(
         "info", "the least severe messages that are logged", choices=LOG_LEVELS
     )
