@@ -11,8 +11,9 @@ from vsgi_fcgi.protocol.events import (
     StdinEnded,
     StdinReceived,
 )
+from vsgi_fcgi.protocol.limits import Limits
 from vsgi_fcgi.protocol.request import Request
-from vsgi_fcgi.protocol.server import Limits, ServerConnection
+from vsgi_fcgi.protocol.server import ServerConnection
 from vsgi_fcgi.protocol.state import Inbound, Outbound
 
 __all__ = [

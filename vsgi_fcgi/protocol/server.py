@@ -27,6 +27,7 @@ from vsgi_fcgi.protocol.events import (
     StdinReceived,
 )
 from vsgi_fcgi.protocol.framing import RecordReader
+from vsgi_fcgi.protocol.limits import Limits
 from vsgi_fcgi.protocol.pairs import decode_pairs, encode_pairs
 from vsgi_fcgi.protocol.records import (
     APPLICATION_ONLY,
@@ -60,25 +61,6 @@ _UNPROVOKED: Final = encode_management(RecordType.UNKNOWN_TYPE, bytes(8))
 _ENDED: Final = Outbound.ENDED
 _AUTHORIZER: Final = int(Role.AUTHORIZER)
 _FILTER: Final = int(Role.FILTER)
-
-
-class Limits:
-    """What one connection may hold.
-
-    Attributes:
-        requests: requests that have begun and not ended; a further one is rejected (503).
-        params_bytes: content of one request's PARAMS stream; more is rejected (431).
-        params_count: pairs in it; more are rejected (431).
-    """
-
-    __slots__ = ("params_bytes", "params_count", "requests")
-
-    def __init__(
-        self, requests: int = 1024, params_bytes: int = 131072, params_count: int = 1000
-    ) -> None:
-        self.requests = requests
-        self.params_bytes = params_bytes
-        self.params_count = params_count
 
 
 class ServerConnection(RecordReader):

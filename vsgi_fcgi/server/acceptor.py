@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import monkey
 
-from vsgi_fcgi.server.channel import READ, Channel
+from vsgi_fcgi.server.channel import Channel
 from vsgi_fcgi.server.listeners import Listener
+from vsgi_fcgi.server.loop import READ
 from vsgi_fcgi.server.peers import is_allowed
 
 if TYPE_CHECKING:

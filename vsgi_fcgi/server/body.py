@@ -6,12 +6,15 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
-from typing import IO
+from typing import IO, Final
 
 from vsgi_fcgi.protocol.events import Buffer
 from vsgi_fcgi.server.budget import Budget
 from vsgi_fcgi.server.contract import main_only, worker_only
 from vsgi_fcgi.server.disk import Disk, Done
+
+_SMALL: Final = 1024
+"""Bytes of a piece from which on it is kept as it came."""
 
 
 class Body:
@@ -53,7 +56,7 @@ class Body:
         self.ended = False
         self._memory = memory
         self._spool = spool
-        self._pieces: list[Buffer] = []
+        self._pieces: list[Buffer | bytearray] = []
         self._file: IO[bytes] | None = None
         self._spooled = 0
 
@@ -67,7 +70,16 @@ class Body:
         """Take a piece, in memory for now; what exceeds CONTENT_LENGTH is dropped."""
         if self.expected is not None and self.size + len(data) > self.expected:
             data = data[: self.expected - self.size]
-        self._pieces.append(data)
+        if not data:
+            return  # not even an empty view, which would keep alive what was received with it
+        pieces = self._pieces
+        if len(data) >= _SMALL:
+            pieces.append(data)
+        elif pieces and type(pieces[-1]) is bytearray:
+            pieces[-1] += data
+        else:
+            # Small records are joined: each would take more memory than it counts for.
+            pieces.append(bytearray(data) if pieces else data)
         self.size += len(data)
         self.held += len(data)
         self._memory.force(len(data))
@@ -94,7 +106,7 @@ class Body:
         disk.submit(partial(self._write, pieces, folder), partial(self._written, size, done))
         return True
 
-    def _write(self, pieces: Sequence[Buffer], folder: str | None) -> None:
+    def _write(self, pieces: Sequence[Buffer | bytearray], folder: str | None) -> None:
         """Run by the disk's thread, which alone touches the file while `writing`."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=folder, prefix="vsgi-fcgi-")

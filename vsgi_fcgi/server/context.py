@@ -25,6 +25,7 @@ from vsgi_fcgi.server.native import get_ident
 from vsgi_fcgi.server.running import run_request
 from vsgi_fcgi.server.thread_pool import ThreadPool
 from vsgi_fcgi.server.timeouts import Timeouts
+from vsgi_fcgi.server.writer import Writer
 from vsgi_fcgi.wsgi.environ import base_environ
 from vsgi_fcgi.wsgi.runner import App
 
@@ -41,7 +42,7 @@ class MainContext:
 
     Attributes:
         channels: all open connections.
-        dirty: connections that have something to send when the current batch is done.
+        dirty: writers that have something to send when the current batch is done.
         stopping: connections are closed as they become idle.
         memory: bytes of bodies and of unsent output in memory.
         spool: bytes of temporary files.
@@ -62,7 +63,7 @@ class MainContext:
         self.memory = Budget(config.total_memory_bytes)
         self.spool = Budget(config.total_spool_bytes)
         self.channels: set[Channel] = set()
-        self.dirty: list[Channel] = []
+        self.dirty: list[Writer] = []
         self.stopping = False
         self._by_age: list[tuple[float, Channel]] = []
         self.on_room: Callable[[], object] | None = None
@@ -126,12 +127,8 @@ class MainContext:
     def flush_dirty(self) -> None:
         """Send on every connection that was touched."""
         dirty, self.dirty = self.dirty, []
-        for channel in dirty:
-            try:
-                channel.flush()
-            except Exception as error:
-                self._failed(error)
-                channel.lose()
+        for writer in dirty:
+            writer.flush()
 
     def _failed(self, error: BaseException) -> None:
         self.log.error("a bug in the server", error=error)

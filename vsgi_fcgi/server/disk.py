@@ -36,7 +36,7 @@ class Disk:
         """Run ``task()``, then ``done(result)`` in the main context.
 
         Args:
-            task: the work; an OSError that it raises becomes the result.
+            task: the work; what it raises becomes the result, as an OSError.
             done: takes the result, or nobody does.
         """
         if not self._started and self._possible:
@@ -63,6 +63,10 @@ class Disk:
             result = task()
         except OSError as error:
             result = error
+        except Exception as error:
+            # Whatever it was (no memory, say): who waits for the task must hear of it, and the
+            # next one must be done.
+            result = OSError(f"{type(error).__name__}: {error}")
         if done is not None:
             self._mailbox.post(done, result)
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+READ: Final = 1
+WRITE: Final = 2
+"""What an io watcher watches for, in libev's numbers."""
 
 
 class Watcher(Protocol):
@@ -34,7 +38,7 @@ class Loop(Protocol):
     """An event loop."""
 
     def io(self, fd: int, events: int) -> Watcher:
-        """Watch a descriptor for reading (1) or writing (2)."""
+        """Watch a descriptor, for `READ` or for `WRITE`."""
 
     def timer(self, after: float, repeat: float = 0.0) -> TimerWatcher:
         """Watch the clock: seconds until the first call, seconds between the further ones."""

@@ -101,7 +101,7 @@ class Output:
         else:
             self._written += size
         reply = self._reply
-        self._context.mailbox.post(reply.channel.put, (reply, piece))
+        self._context.mailbox.post(reply.channel.writer.put, (reply, piece))
 
     def _write_step(self, part: Buffer) -> None:
         size = len(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vsgi_fcgi.exceptions import ClientDisconnected
 from vsgi_fcgi.protocol import Request
@@ -10,6 +10,9 @@ from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.contract import main_only, worker_only
 from vsgi_fcgi.server.output import Output
 from vsgi_fcgi.wsgi.errors import ErrorStream
+
+_WHOLE: Final = 65528
+"""Up to this many bytes, which fit one record, an answer leaves in one piece."""
 
 if TYPE_CHECKING:
     from vsgi_fcgi.server.channel import Channel
@@ -98,7 +101,7 @@ class Reply:
             return
         self._close_errors()
         if data:
-            if self.output is None and len(data) <= self.channel.context.config.output_memory_bytes:
+            if self.output is None and len(data) <= _WHOLE:
                 self.final = data
             else:
                 try:
@@ -107,7 +110,7 @@ class Reply:
                     app_status = 1
         self.app_status = app_status
         # The worker rings when it has looked for its next request: see `ThreadPool`.
-        self.channel.context.mailbox.post_quietly(self.channel.finish, self)
+        self.channel.context.mailbox.post_quietly(self.channel.writer.finish, self)
 
     @worker_only
     def break_off(self) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 
 from gevent import monkey
 
-from vsgi_fcgi.server.channel import READ
-from vsgi_fcgi.server.loop import Loop
+from vsgi_fcgi.server.loop import READ, Loop
 from vsgi_fcgi.server.native import SimpleQueue, start_new_thread
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)

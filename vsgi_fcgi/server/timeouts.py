@@ -48,14 +48,16 @@ class Timeouts:
             seen, self._seen = self._seen, {}
             now = self._context.loop.now()
             for channel in list(self._context.channels):
-                if channel.blocked or channel.connection.requests:
+                if channel.writer.blocked or channel.connection.requests:
                     self._look_at(channel, seen, now)
         except Exception as error:
             self._context.log.error("a bug in the server", error=error)
 
     def _look_at(self, channel: Channel, seen: Seen, now: float) -> None:
         config = self._context.config
-        if channel.blocked and self._stuck(channel, channel.sent, seen, now, config.send_timeout):
+        if channel.writer.blocked and self._stuck(
+            channel, channel.writer.sent, seen, now, config.send_timeout
+        ):
             self._context.log.warning(
                 "%s: nothing could be sent for %g seconds; the connection is closed",
                 channel.peer,
@@ -68,7 +70,7 @@ class Timeouts:
                 # Answered early. However much comes, the wait for its end is bounded.
                 if self._stuck(request, 0, seen, now, config.linger_timeout):
                     channel.connection.give_up_discarding()
-                    channel.touch()
+                    channel.writer.touch()
             elif (
                 request.inbound < Inbound.ENDED
                 and not channel.paused

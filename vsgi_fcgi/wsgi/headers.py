@@ -54,10 +54,11 @@ def encode_header_block(
         ResponseError: something in them is not allowed (PEP 3333, "The start_response()
             Callable"); nothing was sent.
     """
-    if status not in _statuses:
-        _check_status(status)
+    # The type first: what is equal to a valid status may still be written otherwise.
+    if type(status) is not str or status not in _statuses:
+        status = _check_status(status)
     length = None
-    lines = [f"Status: {status}"]
+    lines = ["Status: " + status]
     try:
         for name, value in headers:
             kind = _names.get(name)
@@ -66,7 +67,7 @@ def encode_header_block(
             if kind:
                 if kind == _DROPPED:
                     continue
-                length = _parse_length(value)
+                length = _parse_length(value, length)
             lines.append(name + ": " + value)
     except (TypeError, ValueError) as error:
         raise ResponseError(f"headers must be (str, str) tuples: {error}") from None
@@ -86,17 +87,19 @@ def encode_header_block(
         ) from None
 
 
-def _check_status(status: object) -> None:
-    if type(status) is not str:
+def _check_status(status: object) -> str:
+    if not isinstance(status, str):
         raise ResponseError(f"the status must be str, not {type(status).__name__}")
+    status = str.__str__(status)
     if not _STATUS.fullmatch(status):
         raise ResponseError(f"the status must be like '200 OK', not {status!r}")
     if len(_statuses) < _MAX_CACHED:
         _statuses.add(status)
+    return status
 
 
 def _check_name(name: Any) -> int:
-    if type(name) is not str:
+    if not isinstance(name, str):
         raise ResponseError(f"header names must be str, not {type(name).__name__}")
     if not _TOKEN.fullmatch(name):
         raise ResponseError(f"{name!r} is not a header name")
@@ -106,13 +109,16 @@ def _check_name(name: Any) -> int:
     return kind
 
 
-def _parse_length(value: str) -> int:
-    if value.isdecimal() and value.isascii():
-        return int(value)
-    text = value.strip()
-    if not (text.isascii() and text.isdigit()):
+def _parse_length(value: Any, before: int | None) -> int:
+    if not isinstance(value, str):
+        raise TypeError(f"Content-Length is {type(value).__name__}")
+    text = value if value.isdecimal() else value.strip()
+    if not (text.isascii() and text.isdecimal()):
         raise ResponseError(f"Content-Length must be a number of bytes, not {value!r}")
-    return int(text)
+    length = int(text)
+    if before is not None and before != length:
+        raise ResponseError(f"Content-Length is both {before} and {length}")
+    return length
 
 
 def error_response(
