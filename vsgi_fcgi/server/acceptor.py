@@ -24,6 +24,7 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # The C class without Python's wrapper around it: it is made for every connection, and a web
 # server without keep-alive makes one for every request.
 _Socket: Any = monkey.get_original("_socket", "socket")
+_poll: Any = monkey.get_original("select", "poll")
 
 
 class Acceptor:
@@ -71,7 +72,9 @@ class Acceptor:
         accept = self.listener.sock._accept  # type: ignore[attr-defined]
         context = self._context
         for _ in range(most):
-            if len(context.channels) >= context.config.max_connections and not self._make_room():
+            if len(context.channels) >= context.config.max_connections and not (
+                self._is_waited_for() and self._make_room()
+            ):
                 return
             try:
                 fd, address = accept()
@@ -102,13 +105,21 @@ class Acceptor:
 
     # Limits.
 
+    def _is_waited_for(self) -> bool:
+        """Whether somebody waits to be accepted: for nobody, none is closed."""
+        poll = _poll()
+        poll.register(self.listener.sock.fileno(), READ)
+        return bool(poll.poll(0))
+
     def _make_room(self) -> bool:
         """Close the connection that has been idle longest, or pause until one is closed."""
-        idle = self._context.longest_idle()
-        if idle is not None:
-            self._context.log.info("%s: closed, the longest idle of all", idle.peer)
-            idle.close()
-            return True
+        while (idle := self._context.longest_idle()) is not None:
+            # Read first: a request that has come already is not to be lost.
+            idle.last_read()
+            if idle.closed:
+                self._context.log.info("%s: closed, the longest idle of all", idle.peer)
+                return True
+        self._context.wants_idle = True
         if not self._full:
             self._full = True
             self._watcher.stop()
@@ -119,7 +130,7 @@ class Acceptor:
         return False
 
     def has_room(self) -> None:
-        """Go on after a pause: a connection was closed."""
+        """Go on after a pause: a connection was closed, or became idle."""
         if self._full:
             self._full = False
             self._watcher.start(self._on_acceptable)

@@ -23,24 +23,30 @@ T = TypeVar("T")
 
 
 class _Call:
-    __slots__ = ("error", "function", "gate", "result")
+    __slots__ = ("ended", "error", "function", "gate", "result")
 
     def __init__(self, function: Callable[[], Any], gate: Gate) -> None:
         self.function = function
         self.gate = gate
         self.result: Any = None
         self.error: BaseException | None = None
+        self.ended = False
 
     def run(self) -> None:
         try:
             self.result = self.function()
         except BaseException as error:
             self.error = error
-        self.gate.open()
+        self._end()
 
-    def refuse(self) -> None:
-        self.error = MainContextClosed("the main context has ended; the function did not run")
-        self.gate.open()
+    def refuse(self, why: str = "the function did not run") -> None:
+        self.error = MainContextClosed(f"the main context has ended; {why}")
+        self._end()
+
+    def _end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self.gate.open()
 
 
 class MainContextCalls:
@@ -57,6 +63,7 @@ class MainContextCalls:
         self._ident = get_ident()
         self._waiting: deque[_Call] = deque()
         self._runner: Any = None
+        self._running: _Call | None = None
         self._closed = False
 
     def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -99,8 +106,9 @@ class MainContextCalls:
 
     def _run(self) -> None:
         while self._waiting:
-            self._waiting.popleft().run()
-        self._runner = None
+            self._running = self._waiting.popleft()
+            self._running.run()
+        self._running = self._runner = None
 
     def close(self, unmade: list[tuple[Callable[[Any], object], Any]]) -> None:
         """Refuse the calls that will not be made: those that wait, and those handed back."""
@@ -110,3 +118,6 @@ class MainContextCalls:
                 argument.refuse()
         while self._waiting:
             self._waiting.popleft().refuse()
+        if self._running is not None:
+            # It waits for something, and the loop will not run again.
+            self._running.refuse("the function was still waiting and will not go on")

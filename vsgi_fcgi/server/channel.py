@@ -35,6 +35,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_params",
         "_reader",
         "closed",
         "connection",
@@ -52,7 +53,8 @@ class Channel:
         self.peer = peer
         self.connection = ServerConnection(context.limits, context.values)
         self.writer = Writer(self)
-        self.last_active = 0.0
+        self.last_active = context.loop.now()
+        self._params = 0
         self.paused = 0
         self.closed = False
         self._reader = context.loop.io(sock.fileno(), READ)
@@ -94,6 +96,10 @@ class Channel:
             return
         if events:
             context.assembler.handle(self, events)
+        if connection.params_held != self._params:
+            self._count_params()
+            if context.params.used > context.params.limit:
+                self._refuse_params()
         # `closing`: the discarded rest of a request may have come to its end just now.
         if (connection.outgoing or connection.closing) and not self.closed:
             if self.writer.dirty:
@@ -124,12 +130,26 @@ class Channel:
             self.connection.discard(request)
         self.connection.send_stdout(request, response)
         self.connection.end_request(request)
+        self._count_params()
         self.writer.touch()
 
     @main_only
     def abort(self, request: Request) -> None:
         """Give a request up, whatever has become of it."""
         self.context.assembler.abort(self, request)
+
+    def _count_params(self) -> None:
+        """Count what has come of params that have not ended: over all connections, it is bounded."""
+        held = 0 if self.closed else self.connection.params_held
+        self.context.params.force(held - self._params)
+        self._params = held
+
+    def _refuse_params(self) -> None:
+        limit = self.context.params.limit
+        reason = f"{limit} bytes of params of unfinished requests are held"
+        for request in list(self.connection.requests.values()):
+            if request.block:
+                self.context.assembler.refuse(self, request, 503, reason)
 
     # The end.
 
@@ -141,7 +161,7 @@ class Channel:
 
     @main_only
     def last_read(self) -> None:
-        """Take what can be read when the server stops, and close if nothing came of it."""
+        """Take what can be read, and close the connection if nothing came of it."""
         if not self.closed and not self.paused:
             self.on_readable()
         if not self.closed and self.is_idle():
@@ -164,6 +184,7 @@ class Channel:
         self._reader.stop()
         self._reader.close()
         self.writer.close()
+        self._count_params()
         self.sock.close()
         self.context.forget(self)
 

@@ -127,6 +127,12 @@ class Config:
         128 * KIB, "bytes of params of a request, then 431", group="limits", least=256
     )
     max_params_count: int = setting(1000, "params of a request, then 431", group="limits", least=16)
+    total_params_bytes: int = setting(
+        64 * MIB,
+        "bytes of params of requests that are still coming in, over all connections, then 503",
+        group="limits",
+        least=64 * KIB,
+    )
     max_body_bytes: int = setting(GIB, "bytes of a request body, then 413", group="limits", least=0)
     body_memory_bytes: int = setting(
         MIB,

@@ -44,7 +44,9 @@ class MainContext:
         channels: all open connections.
         dirty: writers that have something to send when the current batch is done.
         stopping: connections are closed as they become idle.
+        wants_idle: `became_idle` is to be told of connections, as a rule it is not.
         memory: bytes of bodies and of unsent output in memory.
+        params: bytes of params that have come in part.
         spool: bytes of temporary files.
         make_gate: makes what a worker waits at.
     """
@@ -61,10 +63,13 @@ class MainContext:
         self.calls = MainContextCalls(self.mailbox, self.loop)
         self.disk = Disk(self.mailbox)
         self.memory = Budget(config.total_memory_bytes)
+        self.params = Budget(config.total_params_bytes)
         self.spool = Budget(config.total_spool_bytes)
         self.channels: set[Channel] = set()
         self.dirty: list[Writer] = []
         self.stopping = False
+        self.wants_idle = False
+        self._parting: set[Channel] = set()
         self._by_age: list[tuple[float, Channel]] = []
         self.on_room: Callable[[], object] | None = None
         self.on_empty: Callable[[], object] | None = None
@@ -170,6 +175,20 @@ class MainContext:
         if not self.channels and self.on_empty is not None:
             self.on_empty()
 
+    def became_idle(self, channel: Channel) -> None:
+        """Take note of a connection on which everything was answered: it may make room."""
+        if channel in self._parting:
+            channel.close()
+        elif self.stopping:
+            # Not at once: the web server may have sent the next request by now. But only once:
+            # on a connection that never rests there is always a next one.
+            self._parting.add(channel)
+            self.loop.run_callback(channel.last_read)
+        else:
+            self.wants_idle = False
+            if self.on_room is not None:
+                self.on_room()
+
     def longest_idle(self) -> Channel | None:
         """Find the connection on which nothing has happened for longest, if any is idle.
 
@@ -189,7 +208,7 @@ class MainContext:
 
     def begin_stopping(self) -> None:
         """Read what has come on each connection, and close each as it becomes idle."""
-        self.stopping = True
+        self.stopping = self.wants_idle = True
         for channel in list(self.channels):
             channel.last_read()
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 _STEP = 65536
 """Bytes that are accounted for at a time when a piece does not fit at once."""
 
-Piece = Buffer | Extent
+_SMALL = 1024
+"""Bytes of a piece from which on it is kept as it came."""
+
+Piece = Buffer | bytearray | Extent
 
 
 class Output:
@@ -89,17 +92,24 @@ class Output:
             self._write_step(bytes(part) if size > limit else part)
 
     def _fits(self, size: int) -> bool:
-        """Whether memory takes ``size`` more bytes. A reader that has all gets one more piece."""
+        """Whether memory takes ``size`` more bytes: this request's share, and that of all."""
+        memory = self._context.memory
         unsent = self._written - self._sent
-        if unsent + size <= self._context.config.output_memory_bytes:
-            return not unsent or self._context.memory.used < self._context.memory.limit
-        return False
+        return unsent + size <= self._context.config.output_memory_bytes and (
+            memory.used < memory.limit
+        )
+
+    def _all_sent(self) -> bool:
+        """Whether nothing waits, so that no credit would ever come."""
+        return self._written == self._sent and self._file_written == self._file_sent
 
     def _post(self, piece: Piece, size: int) -> None:
         if isinstance(piece, Extent):
             self._file_written += size
         else:
             self._written += size
+            # Counted here and not where it is queued: many may be written before that.
+            self._context.memory.force(size)
         reply = self._reply
         self._context.mailbox.post(reply.channel.writer.put, (reply, piece))
 
@@ -108,15 +118,18 @@ class Output:
         while not self._fits(size):
             # A reader that is merely slower than the app gets a moment, which is cheaper than
             # the disk. One that has stopped does not get another before it has caught up.
-            if self._patient:
+            if self._patient and not self._all_sent():
                 self._patient = self._wait(size, self._context.config.output_wait)
                 continue
             extent = self._write_to_file(part)
             if extent is not None:
                 self._post(extent, size)
                 return
+            if self._all_sent():
+                # Others hold all memory and all files: one piece at a time, and none stands still.
+                break
             self._wait(size, None)
-        if self._written == self._sent and self._file_written == self._file_sent:
+        if self._all_sent():
             self._patient = True
         self._post(part, size)
 
@@ -151,7 +164,9 @@ class Output:
         with self._lock:
             self._gate = gate
         # Looked at again after the gate can be seen: what was sent in between opened no gate.
-        opened = self._fits(size) or self._reply.cancelled or gate.wait(timeout)
+        opened = (
+            self._fits(size) or self._all_sent() or self._reply.cancelled or gate.wait(timeout)
+        )
         with self._lock:
             self._gate = None
         if self._reply.cancelled:
@@ -162,10 +177,27 @@ class Output:
 
     @main_only
     def put(self, piece: Piece) -> None:
-        """Queue a piece."""
-        self.pieces.append(piece)
+        """Queue a piece, which counts as memory already."""
+        pieces = self.pieces
+        if isinstance(piece, Extent) or len(piece) >= _SMALL or not pieces:
+            pieces.append(piece)
+        elif type(pieces[-1]) is bytearray:
+            pieces[-1] += piece
+        else:
+            # Small pieces are gathered: each would take more memory than it counts for.
+            pieces.append(bytearray(piece))
+
+    @main_only
+    def hold(self, data: bytes) -> None:
+        """Queue the last piece of a reply whose worker has finished."""
+        self.pieces.append(data)
+        self._context.memory.force(len(data))
+
+    @main_only
+    def drop(self, piece: Piece) -> None:
+        """Forget a piece that came after the request was given up."""
         if not isinstance(piece, Extent):
-            self._context.memory.force(len(piece))
+            self._context.memory.give(len(piece))
 
     @main_only
     def credit(self, size: int) -> None:

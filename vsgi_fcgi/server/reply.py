@@ -156,8 +156,20 @@ class Reply:
         return data[:limit].decode("utf-8", "ignore").encode() if len(data) > limit else data
 
     @main_only
+    def hold(self) -> None:
+        """Have the last piece of a finished reply counted, which cannot be sent at once."""
+        if self.output is None and self.final:
+            self.output = Output(self)
+            self.output.hold(self.final)
+            self.final = b""
+
+    @main_only
     def cancel(self) -> None:
         """Say that nobody waits for the answer any more, and release a waiting worker."""
         self.cancelled = True
-        if self.output is not None:
-            self.output.cancel()
+        output = self.output
+        if output is not None:
+            output.cancel()
+            if self.finished and not output.loading:
+                # Nobody else will: the worker has left it to the reader, who is gone.
+                output.close()

@@ -82,9 +82,10 @@ class Writer:
     def put(self, item: tuple[Reply, Piece]) -> None:
         """Queue a piece of a reply."""
         reply, piece = item
-        if reply.cancelled or reply.request.outbound is _ENDED:
-            return
         assert reply.output is not None
+        if reply.cancelled or reply.request.outbound is _ENDED:
+            reply.output.drop(piece)
+            return
         reply.output.put(piece)
         # While an earlier part is being read from the file, nothing may overtake it.
         if not reply.queued and not reply.output.loading:
@@ -105,6 +106,7 @@ class Writer:
             self._complete(reply)
             self.touch()
         elif not reply.queued and not (output is not None and output.loading):
+            reply.hold()
             self._queue(reply)
 
     def _queue(self, reply: Reply) -> None:
@@ -133,7 +135,8 @@ class Writer:
     def _flush(self) -> None:
         self.dirty = False
         if self._channel.closed or self.blocked:
-            if self._unsent_size + self._connection.unsent_size > _MAX_UNSENT:
+            # Only what came since: answers that wait behind a slow reader are bounded elsewhere.
+            if self._connection.unsent_size > _MAX_UNSENT:
                 self._lose_flooder()
             return
         connection = self._connection
@@ -153,9 +156,8 @@ class Writer:
         if connection.closing:
             if not connection.requests:
                 self._channel.close()
-        elif self._context.stopping and not connection.requests:
-            # Not at once: the web server may have sent the next request by now.
-            self._context.loop.run_callback(self._channel.last_read)
+        elif self._context.wants_idle and not connection.requests:
+            self._context.became_idle(self._channel)
 
     def _lose_flooder(self) -> None:
         self._context.log.warning(
