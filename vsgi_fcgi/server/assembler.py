@@ -18,7 +18,7 @@ from vsgi_fcgi.protocol import (
 from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.contract import main_only
 from vsgi_fcgi.server.reply import Reply
-from vsgi_fcgi.wsgi.environ import content_length
+from vsgi_fcgi.wsgi.environ import content_length, join_repeated, request_line
 from vsgi_fcgi.wsgi.headers import error_response
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ class Assembler:
 
     def _started(self, channel: Channel, request: Request) -> None:
         params = request.params
+        if request.repeated:
+            # Before anything is decided by a value of which there is another one.
+            join_repeated(params, request.repeated)
+            request.repeated = ()
         if not params.get("REQUEST_METHOD"):
             self.refuse(channel, request, 400, "it has no REQUEST_METHOD")
         elif params.get("CONTENT_LENGTH"):
@@ -162,10 +166,9 @@ class Assembler:
         """
         params = getattr(request, "params", {})
         self._context.log.info(
-            "%s: %s %s was answered %d: %s",
+            "%s: %s was answered %d: %s",
             channel.peer,
-            params.get("REQUEST_METHOD", "a request"),
-            params.get("REQUEST_URI", "without params"),
+            request_line(params),
             status,
             reason,
         )

@@ -164,9 +164,7 @@ class Output:
         with self._lock:
             self._gate = gate
         # Looked at again after the gate can be seen: what was sent in between opened no gate.
-        opened = (
-            self._fits(size) or self._all_sent() or self._reply.cancelled or gate.wait(timeout)
-        )
+        opened = self._fits(size) or self._all_sent() or self._reply.cancelled or gate.wait(timeout)
         with self._lock:
             self._gate = None
         if self._reply.cancelled:

@@ -116,6 +116,12 @@ def join_repeated(environ: Environ, repeated: Iterable[tuple[str, str]]) -> None
             environ[name] = value
 
 
+def request_line(params: Mapping[str, Any]) -> str:
+    """Name a request in a log line: its method and URI, with nothing unprintable in them."""
+    text = f"{params.get('REQUEST_METHOD', 'no method')} {params.get('REQUEST_URI', 'no URI')}"
+    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+
+
 def content_length(params: Mapping[str, str]) -> int | None:
     """Read CONTENT_LENGTH (RFC 3875, section 4.1.2).
 

@@ -20,7 +20,6 @@ _SPECIAL: Final = {
     "content-length": _CONTENT_LENGTH,
     "connection": _DROPPED,
     "keep-alive": _DROPPED,
-    "proxy-authenticate": _PLAIN,
     "proxy-connection": _DROPPED,
     "te": _DROPPED,
     "trailer": _DROPPED,

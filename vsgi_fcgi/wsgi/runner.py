@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from vsgi_fcgi.exceptions import ClientDisconnected, ResponseError
-from vsgi_fcgi.wsgi.environ import Environ
+from vsgi_fcgi.wsgi.environ import Environ, request_line
 from vsgi_fcgi.wsgi.headers import encode_header_block, error_response
 
 Headers = list[tuple[str, str]]
@@ -38,7 +38,7 @@ class ResponseSink(Protocol):
         """
 
     def finish(self, data: bytes = b"", app_status: int = 0) -> None:
-        """Send the last piece and end the request."""
+        """Send the last piece and end the request; a second time it does nothing."""
 
     def break_off(self) -> None:
         """End the request so that the client sees a broken answer, not a complete one."""
@@ -142,7 +142,7 @@ class Response:
     @property
     def wants_more(self) -> bool:
         """Whether anything that the app still yields could matter."""
-        return self._body or not self.sent
+        return (self._body and not self._too_long) or not self.sent
 
     def respond_whole(self, chunks: list[bytes] | tuple[bytes, ...]) -> None:
         """Send a response of which all is there: in one piece, if it is small."""
@@ -217,7 +217,7 @@ def _close(iterable: Any, sink: ResponseSink) -> None:
 def _fail(response: Response, environ: Environ, sink: ResponseSink, error: BaseException) -> None:
     if sink.cancelled and isinstance(error, ClientDisconnected):
         return
-    request = f"{environ.get('REQUEST_METHOD')} {environ.get('REQUEST_URI', '')}"
+    request = request_line(environ)
     if response.sent:
         sink.report(f"the app failed in the middle of its answer to {request}", error)
         sink.break_off()
