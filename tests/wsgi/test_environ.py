@@ -10,7 +10,7 @@ from wsgiref.validate import validator
 import pytest
 from support.sinks import PARAMS, FakeSink, run, run_validated
 
-from vsgi_fcgi.wsgi.environ import base_environ, content_length, make_environ
+from vsgi_fcgi.wsgi.environ import base_environ, content_length, make_environ, request_line
 from vsgi_fcgi.wsgi.errors import ErrorStream
 
 MINIMAL = {"REQUEST_METHOD": "GET"}
@@ -251,3 +251,10 @@ def test_the_validator_accepts_the_environ() -> None:
     minimal = FakeSink()
     run(validator(app), sink=minimal, SERVER_NAME="", SERVER_PORT="", PATH_INFO="", HTTPS="on")
     assert not minimal.reports
+
+
+def test_a_request_is_named_in_the_log_without_anything_unprintable() -> None:
+    assert request_line({"REQUEST_METHOD": "GET", "REQUEST_URI": "/a?b=c"}) == "GET /a?b=c"
+    forged = {"REQUEST_METHOD": "GET", "REQUEST_URI": "/\n2026 ERROR all is lost\x1b[2J"}
+    assert request_line(forged) == r"GET /\n2026 ERROR all is lost\x1b[2J"
+    assert request_line({}) == "no method no URI"

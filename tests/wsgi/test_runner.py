@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from typing import Any
@@ -255,6 +256,12 @@ def test_what_exceeds_content_length_is_dropped(
     ((message, error),) = sink.reports
     assert "more than its Content-Length of 5 bytes" in message
     assert error is None
+
+
+def test_an_endless_body_ends_where_content_length_does(runner: Runner) -> None:
+    endless = itertools.repeat(b"endless")
+    sink = runner(responding(endless, headers=[*TEXT, ("Content-Length", "10")]))
+    assert (sink.body, sink.ended) == (b"endlessend", "finished")
 
 
 @pytest.mark.parametrize("kind", [list, iter])

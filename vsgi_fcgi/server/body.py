@@ -130,9 +130,8 @@ class Body:
         # BytesIO shares a bytes object until it is written to: one copy in all.
         return BytesIO(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
-    @main_only
     def release(self, disk: Disk) -> None:
-        """Give back what it takes, in memory and on disk. Not while `writing`."""
+        """Give back what it takes, in memory and on disk. By its owner, and not while `writing`."""
         self._memory.give(self.held)
         self._pieces = []
         self.held = 0

@@ -15,7 +15,7 @@ import gevent
 from vsgi_fcgi.exceptions import MainContextClosed
 from vsgi_fcgi.server.gates import Gate, GreenletGate, ThreadGate
 from vsgi_fcgi.server.loop import Loop
-from vsgi_fcgi.server.mailbox import Mailbox
+from vsgi_fcgi.server.mailbox import Item, Mailbox
 from vsgi_fcgi.server.native import get_ident
 
 P = ParamSpec("P")
@@ -110,14 +110,25 @@ class MainContextCalls:
             self._running.run()
         self._running = self._runner = None
 
-    def close(self, unmade: list[tuple[Callable[[Any], object], Any]]) -> None:
-        """Refuse the calls that will not be made: those that wait, and those handed back."""
+    def close(self, unmade: list[Item]) -> list[Item]:
+        """Refuse the calls that will not be made: those that wait, and those handed back.
+
+        Args:
+            unmade: what the mailbox handed back.
+
+        Returns:
+            What of it is no such call.
+        """
         self._closed = True
-        for _, argument in unmade:
-            if isinstance(argument, _Call):
-                argument.refuse()
+        others = []
+        for item in unmade:
+            if isinstance(item[1], _Call):
+                item[1].refuse()
+            else:
+                others.append(item)
         while self._waiting:
             self._waiting.popleft().refuse()
         if self._running is not None:
             # It waits for something, and the loop will not run again.
             self._running.refuse("the function was still waiting and will not go on")
+        return others

@@ -31,6 +31,9 @@ from vsgi_fcgi.wsgi.runner import App
 
 T = TypeVar("T")
 
+_DISK_END = 2.0
+"""Seconds that work on temporary files gets at the end."""
+
 
 class MainContext:
     """Made in the thread that is to be the main context; its hub runs whenever that thread waits.
@@ -218,8 +221,13 @@ class MainContext:
         for channel in list(self.channels):
             channel.lose()
         self._pool.stop()
-        self.disk.stop()
-        self.calls.close(self.mailbox.close())
+        self.disk.stop(_DISK_END)
+        for function, argument in self.calls.close(self.mailbox.close()):
+            # Nothing is sent any more; but what a reply or a body holds is given back.
+            try:
+                function(argument)
+            except Exception as error:
+                self._failed(error)
         self._async.stop()
         self._async.close()
         contract.main_threads.discard(self._ident)

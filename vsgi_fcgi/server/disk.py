@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vsgi_fcgi.server.mailbox import Mailbox
-from vsgi_fcgi.server.native import SimpleQueue, start_new_thread
+from vsgi_fcgi.server.native import SimpleQueue, allocate_lock, start_new_thread
 
 Task = Callable[[], Any]
 Done = Callable[[Any], object]
@@ -29,6 +29,7 @@ class Disk:
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
         self._queue: SimpleQueue[tuple[Task, Done | None] | None] = SimpleQueue()
+        self._ended = allocate_lock()
         self._started = False
         self._possible = True
 
@@ -55,6 +56,7 @@ class Disk:
         while True:
             item = self._queue.get()
             if item is None:
+                self._ended.release()
                 return
             self._run(*item)
 
@@ -70,9 +72,17 @@ class Disk:
         if done is not None:
             self._mailbox.post(done, result)
 
-    def stop(self) -> None:
-        """End the thread once it has done all its tasks."""
+    def stop(self, timeout: float) -> None:
+        """Have all tasks done, and end the thread.
+
+        Further tasks are done at once, by whoever submits them.
+
+        Args:
+            timeout: seconds to wait for it at the most.
+        """
+        self._possible = False
         if self._started:
             self._started = False
-            self._possible = False
+            self._ended.acquire()
             self._queue.put(None)
+            self._ended.acquire(True, timeout)

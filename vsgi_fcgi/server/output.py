@@ -111,7 +111,8 @@ class Output:
             # Counted here and not where it is queued: many may be written before that.
             self._context.memory.force(size)
         reply = self._reply
-        self._context.mailbox.post(reply.channel.writer.put, (reply, piece))
+        if not self._context.mailbox.post(reply.channel.writer.put, (reply, piece)):
+            self.drop(piece)
 
     def _write_step(self, part: Buffer) -> None:
         size = len(part)
@@ -191,9 +192,8 @@ class Output:
         self.pieces.append(data)
         self._context.memory.force(len(data))
 
-    @main_only
     def drop(self, piece: Piece) -> None:
-        """Forget a piece that came after the request was given up."""
+        """Forget a piece that nobody will send. By whoever has it."""
         if not isinstance(piece, Extent):
             self._context.memory.give(len(piece))
 
@@ -231,7 +231,6 @@ class Output:
         if self._gate is not None:
             self._open_gate()
 
-    @main_only
     def close(self) -> None:
         """Close the file. Only when the worker has finished and nothing is loading."""
         if self._file is not None:

@@ -108,9 +108,15 @@ class Reply:
                     self.write(data)
                 except ClientDisconnected:
                     app_status = 1
+                except BaseException as error:
+                    # It must end all the same, or it never would.
+                    self.report("the end of an answer is lost", error)
+                    self.broken = True
+                    app_status = 1
         self.app_status = app_status
         # The worker rings when it has looked for its next request: see `ThreadPool`.
-        self.channel.context.mailbox.post_quietly(self.channel.writer.finish, self)
+        if not self.channel.context.mailbox.post_quietly(self.channel.writer.finish, self):
+            self._abandon()
 
     @worker_only
     def break_off(self) -> None:
@@ -136,6 +142,13 @@ class Reply:
                 self._stderr = []
             self._stderr.append(text[:room])
             self._stderr_size += len(text)
+
+    def _abandon(self) -> None:
+        """Give back what it holds: the main context has ended, and nobody else will."""
+        if self.body is not None:
+            self.body.release(self.channel.context.disk)
+        if self.output is not None:
+            self.output.close()
 
     def _close_errors(self) -> None:
         # The stream refers to the reply, and the reply to the stream: parted here, so that both

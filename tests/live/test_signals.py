@@ -1,0 +1,265 @@
+"""SIGTERM and SIGINT: what runs may end, what has come is served, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+from support.fcgi import Client as FastCGIClient
+from support.frontends import AppServer, Nginx
+from support.gates import Gate
+from support.http import Client, request
+from support.processes import ProcessGroup, wait_until
+
+APP = "apps.routes:app"
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("worker", ["thread", "main"])
+def test_an_idle_server_stops_at_once(
+    processes: ProcessGroup, worker: str, number: signal.Signals
+) -> None:
+    server = AppServer(processes, APP, "--worker", worker)
+    # A connection that is kept, and one on which nothing was ever sent, hold nothing up.
+    with FastCGIClient(str(server.socket)) as kept, FastCGIClient(("127.0.0.1", server.port)):
+        assert kept.get("/echo").status == 200
+        began = time.monotonic()
+        assert server.process.stop(number, within=5) == 0
+        assert time.monotonic() - began < 2
+    assert not server.socket.exists()
+    assert f"{number.name}: stopping" in server.process.log()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_running_request_ends(processes: ProcessGroup, number: signal.Signals) -> None:
+    server = AppServer(processes, APP)
+    nginx = Nginx(processes, server)
+    for prefix in ("", "/tcp", "/unbuffered"):
+        assert request(nginx.port, f"{prefix}/echo").status == 200
+    with Gate(processes.folder) as gate, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(request, nginx.port, gate.url)
+        gate.wait_for_app()
+        server.process.send_signal(number)
+        # It takes no more, and waits for what it has.
+        wait_until(lambda: not server.socket.exists(), "the listeners to be closed")
+        assert request(nginx.port, "/tcp/echo").status == 502
+        assert server.process.running
+        gate.open()
+        assert answer.result(10).text == "before\nafter\n"
+    assert server.process.wait(5) == 0
+
+
+@pytest.mark.parametrize("worker", ["thread", "main"])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_stops_now(
+    processes: ProcessGroup, worker: str, number: signal.Signals
+) -> None:
+    server = AppServer(processes, APP, "--worker", worker)
+    with Gate(processes.folder) as gate, FastCGIClient(str(server.socket)) as client:
+        client.ask(1, gate.url)
+        gate.wait_for_app()
+        server.process.send_signal(number)
+        wait_until(lambda: not _pending(server.pid, number), "the first to be delivered")
+
+        def ended() -> bool:
+            # Again and again: one that comes before Python has handled the last is one with it.
+            server.process.send_signal(number)
+            return not server.process.running
+
+        wait_until(ended, "the end", 5)
+        assert server.process.wait() == 1
+    assert f"a second signal came ({number.name})" in server.process.log()
+
+
+def _pending(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
+@pytest.mark.parametrize("worker", ["thread", "main"])
+def test_the_graceful_timeout_is_kept_beside_an_app_that_computes(
+    processes: ProcessGroup, worker: str
+) -> None:
+    server = AppServer(processes, APP, "--worker", worker, "--graceful-timeout", "0.5")
+    began = processes.folder / "began"
+    with FastCGIClient(str(server.socket)) as client:
+        client.ask(1, f"/burn?seconds=50&began={began}")
+        wait_until(began.exists, "the app to begin")
+        start = time.monotonic()
+        assert server.process.stop(within=10) == 1
+        assert 0.5 <= time.monotonic() - start < 5
+    assert "the graceful timeout of 0.5 seconds is over" in server.process.log()
+    assert not server.socket.exists()
+
+
+@pytest.mark.parametrize("worker", ["thread", "main"])
+def test_a_request_whose_peer_is_gone_is_not_waited_for(
+    processes: ProcessGroup, worker: str
+) -> None:
+    """Not even an endless one."""
+    server = AppServer(processes, APP, "--worker", worker)
+    with FastCGIClient(str(server.socket)) as client:
+        client.ask(1, "/stream?pieces=1000000000")
+        client.read_record()
+    assert server.process.stop(within=5) == 0
+
+
+@pytest.mark.parametrize("worker", ["thread", "main"])
+def test_kept_connections_that_never_rest_do_not_hold_it_up(
+    processes: ProcessGroup, worker: str
+) -> None:
+    """The next request is there whenever an answer has gone; that must end."""
+    server = AppServer(processes, APP, "--worker", worker)
+    begun = threading.Barrier(17)
+
+    def ask() -> None:
+        with FastCGIClient(str(server.socket)) as client:
+            path = f"/work?id=x&journal={processes.folder}/journal"
+            assert client.get(path).status == 200
+            begun.wait(10)
+            # Until the server closes the connection, which is an AssertionError of the client.
+            with contextlib.suppress(OSError, AssertionError):
+                while client.get(path).ended:
+                    pass
+
+    with ThreadPoolExecutor(16) as pool:
+        clients = [pool.submit(ask) for _ in range(16)]
+        begun.wait(10)
+        assert server.process.stop(within=5) == 0
+        for client in clients:
+            client.result(10)
+
+
+@pytest.mark.parametrize("worker", ["thread", "main"])
+def test_sigpipe_is_ignored(processes: ProcessGroup, worker: str) -> None:
+    server = AppServer(processes, APP, "--worker", worker)
+    server.process.send_signal(signal.SIGPIPE)
+    with FastCGIClient(str(server.socket)) as client:
+        assert client.get("/echo").status == 200
+    assert server.process.stop() == 0
+
+
+class Load:
+    """Clients that ask without a pause, each over a kept connection, until they are stopped.
+
+    Args:
+        port: the web server's port.
+        path: what they ask for; the request's name is put behind it.
+        clients: how many.
+    """
+
+    def __init__(self, port: int, path: str, clients: int) -> None:
+        self._port = port
+        self._path = path
+        self._stopping = threading.Event()
+        self.answers: dict[str, int] = {}
+        self.wrong: list[str] = []
+        self._threads = [
+            threading.Thread(target=self._ask, args=(number,)) for number in range(clients)
+        ]
+
+    def _ask(self, number: int) -> None:
+        with Client(self._port) as client:
+            count = 0
+            while not self._stopping.is_set():
+                count += 1
+                name = f"{number}.{count}"
+                try:
+                    answer = client.request("GET", self._path + name)
+                except (OSError, HTTPException) as error:
+                    self.wrong.append(f"{name}: {error!r}")
+                    continue
+                if answer.status == 200 and answer.text != f"did {name}\n":
+                    self.wrong.append(f"{name}: {answer.body!r}")
+                self.answers[name] = answer.status
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def wait_for(self, enough: Callable[[Counter[int]], bool], what: str) -> None:
+        wait_until(lambda: enough(Counter(list(self.answers.values()))), what, 20)
+
+
+# What nginx says of a kept connection that was closed while its next request was on the way. It
+# cannot be helped: that request came after the last read.
+_CLOSED_KEPT = "|".join(
+    (
+        r"writev\(\) failed \(32: Broken pipe\) while sending request",
+        r"recv\(\) failed \(104: Connection reset by peer\) while reading response header",
+        r"upstream prematurely closed connection while reading response header",
+    )
+)
+
+
+@pytest.mark.parametrize("worker", ["thread", "main"])
+@pytest.mark.parametrize("prefix", ["", "/tcp", "/unbuffered"])
+def test_no_request_is_lost_when_it_stops_under_load(
+    processes: ProcessGroup, prefix: str, worker: str
+) -> None:
+    """What the app has begun is answered; what nginx could not hand over any more is a 502."""
+    journal = processes.folder / "journal"
+    server = AppServer(processes, APP, "--worker", worker, "--threads", "4")
+    nginx = Nginx(processes, server)
+    with Load(nginx.port, f"{prefix}/work?journal={journal}&id=", 16) as load:
+        load.wait_for(lambda seen: seen[200] >= 200, "200 answers")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        load.wait_for(lambda seen: seen[502] >= 50, "50 refusals")
+    assert load.wrong == []
+    assert set(load.answers.values()) == {200, 502}
+    lines = [line.split() for line in journal.read_text().splitlines()]
+    begun = {name for what, name in lines if what == "begin"}
+    assert begun == {name for what, name in lines if what == "end"}
+    assert begun == {name for name, status in load.answers.items() if status == 200}
+    allowed = r"connect\(\) .*failed|no live upstreams"
+    if prefix != "/unbuffered":
+        allowed += f"|{_CLOSED_KEPT}"
+    failures = re.findall(r".*\[(?:error|crit|alert|emerg)\].*", nginx.error_log())
+    assert [line for line in failures if not re.search(allowed, line)] == []
+
+
+@pytest.mark.parametrize("worker", ["thread", "main"])
+def test_what_was_readable_when_the_signal_came_is_answered(
+    processes: ProcessGroup, worker: str
+) -> None:
+    """On kept connections, and on such as were not even accepted."""
+    server = AppServer(processes, APP, "--worker", worker, "--threads", "1")
+    with Gate(processes.folder) as gate, contextlib.ExitStack() as stack:
+        addresses: list[str | tuple[str, int]] = [str(server.socket), ("127.0.0.1", server.port)]
+        kept = [stack.enter_context(FastCGIClient(addresses[n % 2])) for n in range(10)]
+        assert all(client.get("/echo").status == 200 for client in kept)
+        holder = stack.enter_context(FastCGIClient(addresses[0]))
+        holder.ask(1, gate.url)
+        # Under `main` the app holds the whole process from here on: nothing is read or accepted.
+        gate.wait_for_app()
+        new = [stack.enter_context(FastCGIClient(addresses[n % 2])) for n in range(100)]
+        for number, client in enumerate([*kept, *new]):
+            client.ask(2, "/upload", b"%d" % number, keep_conn=number % 3 == 0)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not _pending(server.pid, signal.SIGTERM), "the signal's delivery")
+        gate.open()
+        assert holder.answer(1).body == b"before\nafter\n"
+        for number, client in enumerate([*kept, *new]):
+            digest = hashlib.sha256(b"%d" % number).hexdigest()
+            assert client.answer(2).body.decode() == f"{len(str(number))} {digest}\n"
+    assert server.process.wait(5) == 0

@@ -1,0 +1,283 @@
+"""Unsent output: in memory, then in a file, then the app waits; order and content are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from support.server import (
+    WORKERS,
+    echo,
+    hello,
+    logged,
+    respond,
+    running,
+    wait_in_app,
+    wait_until,
+)
+from vsgi_fcgi.exceptions import ClientDisconnected
+from vsgi_fcgi.wsgi.environ import Environ
+from vsgi_fcgi.wsgi.runner import StartResponse
+
+KIB = 1024
+TINY = {"output_memory_bytes": 4 * KIB, "output_spool_bytes": 50_000, "output_wait": 0.001}
+"""A file that is no multiple of the pieces, so that it wraps around in the middle of one."""
+
+
+def stream(size: int, piece: int) -> Iterator[bytes]:
+    """Bytes that differ everywhere, so that a piece in the wrong place is seen."""
+    number = 0
+    while size > 0:
+        part = hashlib.shake_128(b"%d" % number).digest(min(piece, size))
+        yield part
+        size -= len(part)
+        number += 1
+
+
+class Streamer:
+    """Streams ``/size/piece``, and counts what it has yielded and how it ended."""
+
+    def __init__(self) -> None:
+        self.yielded = 0
+        self.errors: list[BaseException] = []
+        self.closed = threading.Event()
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        size, piece = map(int, environ["PATH_INFO"].strip("/").split("/"))
+        return respond(start_response, self._stream(size, piece))
+
+    def _stream(self, size: int, piece: int) -> Iterator[bytes]:
+        try:
+            for part in stream(size, piece):
+                self.yielded += len(part)
+                yield part
+        except BaseException as error:
+            self.errors.append(error)
+            raise
+        finally:
+            self.closed.set()
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("piece", [100, 4096, 10_007, 70_000, 700_000])
+def test_a_slow_reader_gets_every_byte_in_order(piece: int, worker: str) -> None:
+    size = min(2_000_000, 4000 * piece)
+    with running(Streamer(), worker=worker, **TINY) as server:
+        client = server.connect(receive_buffer=4096)
+        client.ask(1, f"/{size}/{piece}")
+        # Not read until much has gone to the file; then in bursts, so that file and memory mix.
+        wait_until(lambda: server.context.spool.used > 0)
+        assert client.answer(1).body == b"".join(stream(size, piece))
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_several_slow_answers_on_one_connection_keep_their_own_bytes(worker: str) -> None:
+    with running(Streamer(), worker=worker, **TINY) as server:
+        client = server.connect(receive_buffer=4096)
+        sizes = {id: 100_000 + 37_123 * id for id in range(1, 7)}
+        for id, size in sizes.items():
+            client.ask(id, f"/{size}/{1000 * id}")
+        wait_until(lambda: server.context.spool.used > 0)
+        for id, size in sizes.items():
+            assert client.answer(id).body == b"".join(stream(size, 1000 * id))
+
+
+def test_output_is_held_in_memory_then_in_the_file_then_the_app_waits() -> None:
+    app = Streamer()
+    with running(app, threads=1, **TINY) as server:
+        client = server.connect(receive_buffer=4096)
+        client.ask(1, f"/{10_000_000}/1000")
+        wait_until(lambda: server.context.spool.used == 50_000)
+        settled = _settle(app)
+        in_kernel = server.channel().writer.sent
+        # One slice more may have left the queue for the one writer.
+        assert settled <= in_kernel + 4 * KIB + 50_000 + 65_536 + 2000
+        assert server.context.memory.used <= 4 * KIB + 65_536 + 2000
+        assert hashlib.sha256(client.answer(1).body).digest() == _digest(10_000_000, 1000)
+
+
+def _settle(app: Streamer) -> int:
+    """Wait until the app gets no further, and return how far it got."""
+    before = -1
+    for _ in range(1000):
+        if app.yielded == before:
+            return before
+        before = app.yielded
+        app.closed.wait(0.05)
+    raise AssertionError(f"the app was never held up; it yielded {app.yielded} bytes")
+
+
+def _digest(size: int, piece: int) -> bytes:
+    digest = hashlib.sha256()
+    for part in stream(size, piece):
+        digest.update(part)
+    return digest.digest()
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_file_that_takes_a_whole_answer_frees_the_worker(worker: str) -> None:
+    """The reader never reads; the app has long ended, and others are served."""
+    app = Streamer()
+    with running(app, worker=worker, threads=1, output_wait=0.001) as server:
+        stuck = server.connect(receive_buffer=4096)
+        stuck.ask(1, f"/{10 * 1024 * KIB}/65536")
+        assert app.closed.wait(20)
+        assert app.errors == []
+        other = server.connect()
+        for _ in range(20):
+            assert len(other.get("/1000/1000").body) == 1000
+        assert hashlib.sha256(stuck.answer(1).body).digest() == _digest(10 * 1024 * KIB, 65536)
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_files_that_cannot_be_made_leave_the_app_waiting(worker: str) -> None:
+    with (
+        logged() as log,
+        running(
+            Streamer(), worker=worker, spool_dir="/nonexistent", output_wait=0.001
+        ) as server,
+    ):
+        client = server.connect(receive_buffer=4096)
+        client.ask(1, "/3000000/10000")
+        log.wait_for("cannot write output to a temporary file")
+        assert client.answer(1).body == b"".join(stream(3_000_000, 10_000))
+
+
+def test_the_total_of_all_files_leaves_the_app_waiting() -> None:
+    settings = {**TINY, "total_spool_bytes": 20_000, "output_spool_bytes": 15_000}
+    with running(Streamer(), threads=3, **settings) as server:
+        clients = [server.connect(receive_buffer=4096) for _ in range(3)]
+        for client in clients:
+            client.ask(1, "/1000000/1000")
+        wait_until(lambda: server.context.spool.used > 15_000)
+        for client in clients:
+            assert client.answer(1).body == b"".join(stream(1_000_000, 1000))
+            assert server.context.spool.used <= 20_000
+
+
+def test_memory_for_all_output_is_bounded() -> None:
+    """Finished answers that wait behind a reader that does not read count too."""
+    limit = 512 * KIB
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return respond(start_response, b"x" * 200_000)
+
+    with running(app, threads=2, total_memory_bytes=limit, output_wait=0.001) as server:
+        client = server.connect(receive_buffer=4096)
+        count = 30
+        for id in range(1, count + 1):
+            client.ask(id)
+        context = server.context
+        wait_until(lambda: context.spool.used + context.memory.used > 4_000_000)
+        # The one that is being written and the slices that left for the kernel come on top.
+        assert context.memory.used < limit + 2 * 262_144 + 2 * 131_072
+        for id in range(1, count + 1):
+            assert client.answer(id).body == b"x" * 200_000
+
+
+def test_answers_that_pile_up_do_not_count_as_a_flood() -> None:
+    """More than a MiB of finished answers waits for a reader that is merely slow."""
+    release = threading.Event()
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/late":
+            wait_in_app(environ, release)
+        return respond(start_response, b"x" * 150_000)
+
+    with running(app, threads=2, output_memory_bytes=4 * 1024 * KIB) as server:
+        client = server.connect(receive_buffer=4096)
+        ids = range(1, 40)
+        client.ask(100, "/late")
+        for id in ids:
+            client.ask(id)
+        channel = server.channel()
+        wait_until(lambda: channel.writer.blocked and not server.context.dispatcher._pool.waiting)
+        release.set()
+        for id in [*ids, 100]:
+            assert client.answer(id).body == b"x" * 150_000
+
+
+def test_one_large_answer_does_not_count_as_a_flood() -> None:
+    release = threading.Event()
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/late":
+            wait_in_app(environ, release)
+            return respond(start_response, b"late")
+        return respond(start_response, b"x" * 3_000_000)
+
+    with running(app, threads=2, output_memory_bytes=8 * 1024 * KIB) as server:
+        client = server.connect(receive_buffer=4096)
+        client.ask(2, "/late")
+        client.ask(1, "/large")
+        channel = server.channel()
+        wait_until(lambda: channel.writer.blocked)
+        release.set()
+        wait_until(lambda: not channel.connection.requests or channel.writer._ready)
+        assert client.answer(1).body == b"x" * 3_000_000
+        assert client.answer(2).body == b"late"
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_reader_that_never_reads_is_closed_after_the_send_timeout(worker: str) -> None:
+    app = Streamer()
+    settings = {**TINY, "send_timeout": 0.2}
+    with logged() as log, running(app, worker=worker, threads=1, **settings) as server:
+        stuck = server.connect(receive_buffer=4096)
+        stuck.ask(1, "/10000000/1000")
+        log.wait_for("nothing could be sent for 0.2 seconds")
+        assert app.closed.wait(20)
+        wait_until(lambda: not server.context.channels)
+        assert server.connect().get("/10/10").body == b"".join(stream(10, 10))
+    (error,) = app.errors
+    assert isinstance(error, GeneratorExit | ClientDisconnected)
+
+
+def test_a_connection_that_sends_all_the_time_is_not_stuck() -> None:
+    """What the kernel takes whole counts as progress, too."""
+    with running(echo) as server:
+        client = server.connect()
+        client.get("/", b"x" * 100_000)
+        channel = server.channel()
+        wait_until(lambda: channel.writer.sent)
+        before = channel.writer.sent
+        assert before > 100_000
+        client.get("/", b"x" * 10)
+        wait_until(lambda: channel.writer.sent > before)
+
+
+def test_many_pieces_of_one_byte_take_little_memory() -> None:
+    """They are gathered while they wait, or each would take a hundred times its size."""
+    with running(Streamer(), output_wait=5) as server:
+        client = server.connect(receive_buffer=4096)
+        client.ask(2, "/2000000/100000")
+        channel = server.channel()
+        wait_until(lambda: channel.writer.blocked)
+        client.ask(1, "/20000/1")
+        counts: list[int] = []
+
+        def look() -> None:
+            for request in channel.connection.requests.values():
+                if request.id == 1 and request.context is not None and request.context.finished:
+                    counts.append(len(request.context.output.pieces))
+
+        wait_until(lambda: (server.in_context(look), counts)[1])
+        assert counts[0] < 100
+        assert client.answer(1).body == b"".join(stream(20_000, 1))
+        client.answer(2)
+
+
+def test_hello_has_no_output_object() -> None:
+    """The common answer is one piece, and leaves in one write with its end."""
+    with running(hello) as server:
+        client = server.connect()
+        client.ask(1, "/whole")
+        kinds = []
+        while (record := client.collect()) is not None:
+            kinds.append((record.kind, bool(record.content)))
+            if record.kind == 3:
+                break
+        assert kinds == [(6, True), (6, False), (3, True)]

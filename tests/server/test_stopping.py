@@ -1,0 +1,243 @@
+"""A graceful stop: what was asked is answered, and nobody is kept waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from support import records
+from support.fcgi import Client, several, whole_request
+from support.server import (
+    WORKERS,
+    Running,
+    hello,
+    respond,
+    running,
+    wait_in_app,
+    wait_until,
+)
+from vsgi_fcgi.wsgi.environ import Environ
+from vsgi_fcgi.wsgi.runner import StartResponse
+
+
+class Stopper:
+    """Stops a server in a thread of its own."""
+
+    def __init__(self, server: Running, timeout: float = 20) -> None:
+        self.results: list[bool] = []
+        self._thread = threading.Thread(
+            target=lambda: self.results.append(server.server.stop(timeout))
+        )
+        context = server.context
+        self._thread.start()
+        wait_until(lambda: context.stopping)
+
+    def result(self) -> bool:
+        self._thread.join(30)
+        (result,) = self.results
+        return result
+
+
+class Door:
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.free = threading.Event()
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/held":
+            self.begun.set()
+            wait_in_app(environ, self.free)
+        return respond(start_response, environ["PATH_INFO"].encode())
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_running_and_queued_requests_finish(worker: str) -> None:
+    app = Door()
+    with running(app, worker=worker, threads=1) as server:
+        client = server.connect()
+        client.ask(1, "/held")
+        assert app.begun.wait(10)
+        client.ask(2, "/queued")
+        wait_until(lambda: server.context.dispatcher._pool.waiting == 1)
+        stopper = Stopper(server)
+        app.free.set()
+        assert client.answer(1).body == b"/held"
+        assert client.answer(2).body == b"/queued"
+        client.read_to_end()
+        assert stopper.result()
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_idle_connections_are_closed_at_once_and_nobody_can_connect(worker: str) -> None:
+    app = Door()
+    with running(app, worker=worker) as server:
+        address = server.address
+        with several(address, 5) as idle:
+            for client in idle:
+                client.get("/once")
+            busy = server.connect()
+            busy.ask(1, "/held")
+            assert app.begun.wait(10)
+            stopper = Stopper(server)
+            for client in idle:
+                client.read_to_end()
+            with pytest.raises(OSError, match="refused|No such file"):
+                Client(address)
+            assert stopper.results == []
+            app.free.set()
+            assert busy.answer(1).body == b"/held"
+            assert stopper.result()
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_request_that_was_readable_is_served(worker: str) -> None:
+    """The main context is kept busy while requests arrive and it is told to stop."""
+    with running(hello, worker=worker) as server:
+        kept = [server.connect() for _ in range(5)]
+        for client in kept:
+            client.get("/once")
+        busy, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            busy.set()
+            assert go_on.wait(10)  # natively: the loop stands still
+
+        holder = threading.Thread(target=server.in_context, args=(hold,))
+        holder.start()
+        assert busy.wait(10)
+        fresh = [server.connect() for _ in range(5)]
+        for number, client in enumerate([*kept, *fresh]):
+            client.ask(1, f"/{number}")
+        results: list[bool] = []
+        stopper = threading.Thread(target=lambda: results.append(server.server.stop(20)))
+        posted = server.context.mailbox._items
+        stopper.start()
+        wait_until(lambda: posted is not server.context.mailbox._items or posted)
+        go_on.set()
+        for number, client in enumerate([*kept, *fresh]):
+            assert client.answer(1).body == b"/%d" % number
+            client.read_to_end()
+        stopper.join(20)
+        holder.join(20)
+        assert results == [True]
+
+
+def test_requests_that_follow_on_a_connection_at_work_are_served_too() -> None:
+    app = Door()
+    with running(app) as server:
+        client = server.connect()
+        client.ask(1, "/held")
+        assert app.begun.wait(10)
+        stopper = Stopper(server)
+        client.ask(2, "/followed")
+        assert client.answer(2).body == b"/followed"
+        app.free.set()
+        assert client.answer(1).body == b"/held"
+        assert stopper.result()
+
+
+def test_a_body_that_is_coming_in_may_come_to_its_end() -> None:
+    with running(hello) as server:
+        client = server.connect()
+        client.start(1, "/upload", length=8)
+        client.stdin(1, b"half", end=False)
+        wait_until(lambda: server.context.memory.used == 4)
+        stopper = Stopper(server)
+        client.stdin(1, b"half")
+        assert client.answer(1).body == b"/upload"
+        client.read_to_end()
+        assert stopper.result()
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_large_answer_is_sent_to_its_end(worker: str) -> None:
+    begun = threading.Event()
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return respond(start_response, body())
+
+    def body() -> Iterator[bytes]:
+        for _ in range(50):
+            yield b"x" * 50_000
+            begun.set()
+
+    with running(app, worker=worker, output_memory_bytes=60_000, output_wait=0.001) as server:
+        client = server.connect(receive_buffer=4096)
+        client.ask(1)
+        assert begun.wait(10)
+        stopper = Stopper(server)
+        assert len(client.answer(1).body) == 2_500_000
+        client.read_to_end()
+        assert stopper.result()
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_what_takes_too_long_is_cut_off_and_stop_says_so(worker: str) -> None:
+    app = Door()
+    with running(app, worker=worker) as server:
+        client = server.connect()
+        client.ask(1, "/held")
+        assert app.begun.wait(10)
+        assert not server.server.stop(0.05)
+        client.read_to_end()
+        assert 1 not in client.answers
+        app.free.set()
+
+
+def test_what_is_cut_off_leaves_nothing_behind() -> None:
+    """A spooled body in an app's hands, output in a file, and a body that is half there."""
+    app = Door()
+    settings = {"body_memory_bytes": 1000, "output_memory_bytes": 5000, "output_wait": 0.001}
+
+    def endless(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/endless":
+            return respond(start_response, iter(lambda: b"x" * 1000, b""))
+        return app(environ, start_response)
+
+    with running(endless, threads=3, output_spool_bytes=50_000, **settings) as server:
+        client = server.connect(receive_buffer=4096)
+        client.ask(1, "/held", b"x" * 20_000)
+        assert app.begun.wait(10)
+        client.ask(2, "/endless")
+        wait_until(lambda: server.context.spool.used >= 60_000)
+        client.start(3, length=100_000)
+        client.stdin(3, b"x" * 50_000, end=False)
+        wait_until(lambda: server.context.spool.used >= 100_000)
+        assert not server.server.stop(0.05)
+        app.free.set()
+
+
+def test_a_stop_under_load_loses_no_request_that_was_sent_before_an_answer() -> None:
+    """Each client asks one after the other; the last one may find the connection closed."""
+    with running(hello, threads=2) as server, several(server.address, 8) as clients:
+        answered = [0] * len(clients)
+        torn: list[BaseException] = []
+
+        def ask(index: int) -> None:
+            client = clients[index]
+            try:
+                while True:
+                    try:
+                        client.send(whole_request(1, "/x"))
+                    except OSError:
+                        return
+                    record = client.collect()
+                    if record is None:
+                        return  # closed between two requests
+                    while record is None or record.kind != records.END_REQUEST:
+                        record = client.collect()
+                        assert record is not None, "closed in the middle of an answer"
+                    answered[index] += 1
+            except BaseException as error:
+                torn.append(error)
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(clients))]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: min(answered) > 20)
+        assert server.server.stop(10)
+        for thread in threads:
+            thread.join(10)
+        assert torn == []

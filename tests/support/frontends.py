@@ -1,0 +1,210 @@
+"""Real web servers in front of the real server, run with the files of ``examples/``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import vsgi_fcgi
+from support.http import connect
+from support.processes import Process, ProcessGroup, free_port, wait_until
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+APPS = ROOT / "tests"
+
+_ATTEMPTS = 5
+"""Ports that are tried: another process may take one between its choice and its use."""
+
+
+def find(program: str) -> str:
+    """Where a program is.
+
+    Without it the test is skipped, and fails where VSGI_FCGI_REQUIRE_FRONT_ENDS is 1.
+    """
+    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if path is not None:
+        return path
+    message = f"{program} is not installed"
+    if os.environ.get("VSGI_FCGI_REQUIRE_FRONT_ENDS") == "1":
+        pytest.fail(f"{message}, and VSGI_FCGI_REQUIRE_FRONT_ENDS is 1")
+    pytest.skip(message)
+
+
+def command(group: ProcessGroup) -> Path:
+    """The command ``vsgi-fcgi`` as it is installed, else one that runs what is tested."""
+    installed = Path(sys.executable).with_name("vsgi-fcgi")
+    if installed.exists():
+        return installed
+    script = group.folder / "bin" / "vsgi-fcgi"
+    if not script.exists():
+        script.parent.mkdir()
+        root = str(Path(vsgi_fcgi.__file__).parents[1])
+        script.write_text(
+            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {root!r})\n"
+            "from vsgi_fcgi.cli import main\nsys.exit(main())\n"
+        )
+        script.chmod(0o755)
+    return script
+
+
+def search_path(group: ProcessGroup) -> str:
+    """A PATH on which ``vsgi-fcgi`` is."""
+    return f"{command(group).parent}:{os.environ.get('PATH', os.defpath)}"
+
+
+class AppServer:
+    """A ``vsgi-fcgi`` of its own, listening on ``app.sock`` and on TCP.
+
+    Args:
+        group: the group that it belongs to.
+        app: the app's name.
+        *options: more options.
+        folder: where the app is.
+    """
+
+    def __init__(self, group: ProcessGroup, app: str, *options: str, folder: Path = APPS) -> None:
+        self.group = group
+        self.socket = group.folder / "app.sock"
+        argv = [str(command(group)), "--chdir", str(folder), "--socket", str(self.socket)]
+        argv += ["--bind", "127.0.0.1:0", *options, app]
+        self.process = group.start(argv, name="server")
+        log = self.process.wait_for_log("listening on fcgi://")
+        found = re.search(r"fcgi://127\.0\.0\.1:(\d+)/", log)
+        assert found is not None
+        self.port = int(found[1])
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def sockets(self) -> set[str]:
+        """The sockets that it has open, each by a name that no other will have."""
+        links = set()
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                links.add(os.readlink(link))
+            except FileNotFoundError:
+                continue
+        return {link for link in links if link.startswith("socket:")}
+
+
+class WebServer:
+    """A web server with an app behind it.
+
+    Attributes:
+        STDERR_SIGN: what stands before the app's STDERR in its error log, as a pattern.
+        process: the web server.
+        port: its port on loopback.
+    """
+
+    STDERR_SIGN: str
+    process: Process
+    port: int
+
+    def error_log(self) -> str:
+        """What the web server wrote to its error log."""
+        return self.process.log()
+
+    def server_log(self) -> str:
+        """What our server wrote to its log."""
+        return self.process.log()
+
+    def _start(self, group: ProcessGroup) -> None:
+        for attempt in range(_ATTEMPTS):
+            self.port = free_port()
+            self.process = self._spawn(group, f"{type(self).__name__.lower()}{attempt}")
+            if wait_until(self._answers, "the web server to accept or end") == "yes":
+                return
+            assert "in use" in self.error_log(), self.error_log()
+        raise AssertionError("no free port was found")
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        raise NotImplementedError
+
+    def _answers(self) -> str:
+        if not self.process.running:
+            return "no"
+        try:
+            connect(self.port).close()
+        except ConnectionRefusedError:
+            return ""
+        return "yes"
+
+
+class Lighttpd(WebServer):
+    """lighttpd with ``examples/lighttpd.conf``, which spawns the server on descriptor 0.
+
+    Args:
+        group: the group that it belongs to.
+        app: the app's name, with options in front.
+        folder: where the app is.
+        extra: lines to be read after the file.
+    """
+
+    STDERR_SIGN = "FastCGI-stderr:"
+
+    def __init__(
+        self, group: ProcessGroup, app: str, *, folder: Path = APPS, extra: str = ""
+    ) -> None:
+        self._program = find("lighttpd")
+        self._app = f"--chdir {folder} {app}"
+        self._config = EXAMPLES / "lighttpd.conf"
+        if extra:
+            including = group.folder / "lighttpd.conf"
+            including.write_text(f'include "{self._config}"\n{extra}\n')
+            self._config = including
+        self.state = group.folder / "state"
+        self.state.mkdir()
+        self._start(group)
+        log = self.process.wait_for_log("listening on fcgi+fd://0/")
+        found = re.search(r"(\d+) INFO listening on", log)
+        assert found is not None
+        self.server_pid = int(found[1])
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        env = {"PORT": str(self.port), "STATE": str(self.state), "APP": self._app}
+        env["PATH"] = search_path(group)
+        argv = [self._program, "-D", "-f", str(self._config)]
+        return group.start(argv, name=name, cwd=ROOT, env=env)
+
+
+class Nginx(WebServer):
+    """nginx with ``examples/nginx.conf``, in front of a server that runs already.
+
+    The file is found through a link, so that the ports beside it are those of the test.
+
+    Args:
+        group: the group that it belongs to; the server's socket is in its folder.
+        server: the server.
+    """
+
+    STDERR_SIGN = "FastCGI sent in stderr:"
+
+    def __init__(self, group: ProcessGroup, server: AppServer) -> None:
+        self._program = find("nginx")
+        self._folder = group.folder
+        self._server = server
+        (group.folder / "nginx.conf").symlink_to(EXAMPLES / "nginx.conf")
+        (group.folder / "nginx-backend.conf").write_text(f"server 127.0.0.1:{server.port};\n")
+        self._start(group)
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        (self._folder / "nginx-port.conf").write_text(f"listen 127.0.0.1:{self.port};\n")
+        argv = [self._program, "-p", ".", "-c", str(self._folder / "nginx.conf"), "-e", "stderr"]
+        if os.geteuid() == 0:
+            # Else root's workers become another user, who may not enter the test's folder.
+            argv += ["-g", "user root;"]
+        return group.start(argv, name=name)
+
+    def error_log(self) -> str:
+        log = self._folder / "error.log"
+        return self.process.log() + (log.read_text(errors="replace") if log.exists() else "")
+
+    def server_log(self) -> str:
+        return self._server.process.log()

@@ -1,0 +1,62 @@
+"""Holds a request of a test app until the test lets it go on."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from support.processes import wait_until
+
+
+class Gate:
+    """A FIFO at which the app ``gate`` waits; no clock decides who is first.
+
+    Args:
+        folder: where it is made.
+        name: what it is called.
+    """
+
+    def __init__(self, folder: Path, name: str = "gate") -> None:
+        self._path = folder / name
+        os.mkfifo(self._path)
+        self._fd = -1
+
+    @property
+    def query(self) -> str:
+        """What tells an app where to wait."""
+        return f"at={quote(str(self._path))}"
+
+    @property
+    def url(self) -> str:
+        """The app that waits here."""
+        return f"/gate?{self.query}"
+
+    def wait_for_app(self, within: float = 10.0) -> None:
+        """Wait until a request waits here."""
+        wait_until(self._opened, "a request at the gate", within)
+
+    def _opened(self) -> bool:
+        try:
+            # Works only once there is a reader.
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return False
+        return True
+
+    def open(self) -> None:
+        """Let the request go on."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        # Whoever still waits, or comes late, must not wait for ever.
+        self.open()
+        self._path.unlink()

@@ -1,0 +1,192 @@
+"""Processes for tests: started with a log, ended by their id, and none left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_MARK = "VSGI_FCGI_TEST_GROUP"
+"""The environment variable by which all processes of a group are known, orphans too."""
+
+
+def wait_until(condition: Callable[[], T], what: str, within: float = 10.0) -> T:
+    """Ask again and again until the answer is true.
+
+    Args:
+        condition: what is asked.
+        what: what is waited for, for the failure's message.
+        within: seconds.
+
+    Returns:
+        The answer.
+    """
+    deadline = time.monotonic() + within
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {within:g} s in vain for {what}")
+        time.sleep(0.005)
+    return answer
+
+
+def free_port() -> int:
+    """A port on loopback that nobody uses, out of the range from which the kernel gives ports."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                return port
+
+
+class Process:
+    """A process whose stdout and stderr go to a log file.
+
+    Args:
+        argv: the program and its arguments.
+        log: the file.
+        cwd: the folder to start it in.
+        env: its environment.
+        stdin: the socket to be its descriptor 0; /dev/null if None.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        cwd: Path,
+        env: Mapping[str, str],
+        stdin: socket.socket | None = None,
+    ) -> None:
+        self.log_path = log
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL if stdin is None else stdin.fileno(),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for_log(self, text: str, within: float = 10.0) -> str:
+        """Wait until the log holds a text, and return the log."""
+
+        def found() -> bool:
+            if text in self.log():
+                return True
+            assert self.running, f"ended with {self._popen.returncode}: {self.log()}"
+            return False
+
+        wait_until(found, f"{text!r} in the log: {self.log()}", within)
+        return self.log()
+
+    def send_signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def wait(self, within: float = 10.0) -> int:
+        """Wait for its end and return its exit status."""
+        try:
+            return self._popen.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {within:g} s: {self.log()}") from None
+
+    def stop(self, number: int = signal.SIGTERM, within: float = 10.0) -> int:
+        """Send a signal and return the exit status."""
+        self.send_signal(number)
+        return self.wait(within)
+
+
+class ProcessGroup:
+    """All that a test starts. At its end every process must be gone or go at SIGTERM.
+
+    Args:
+        folder: where the logs are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._mark = uuid.uuid4().hex
+        self._processes: list[Process] = []
+
+    def environ(self, **more: str) -> dict[str, str]:
+        """The environment for a process of this group."""
+        return {**os.environ, _MARK: self._mark, **more}
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        name: str | None = None,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: socket.socket | None = None,
+    ) -> Process:
+        """Start a process; its log is ``NAME.log`` in the group's folder."""
+        log = self.folder / f"{name or Path(argv[0]).name}.log"
+        environ = self.environ(**(env or {}))
+        process = Process(argv, log=log, cwd=cwd or self.folder, env=environ, stdin=stdin)
+        self._processes.append(process)
+        return process
+
+    def pids(self) -> list[int]:
+        """The processes of this group that are alive, and those that they have started."""
+        return list(self._alive())
+
+    def _alive(self) -> Iterator[int]:
+        mark = f"{_MARK}={self._mark}".encode()
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if mark in (folder / "environ").read_bytes().split(b"\0"):
+                        yield int(folder.name)
+
+    def __enter__(self) -> ProcessGroup:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what still runs, and insist that nothing is left."""
+        problems = []
+        # The web servers were started last, and take down what they have spawned.
+        for process in reversed(self._processes):
+            if process.running:
+                try:
+                    process.stop()
+                except AssertionError as failure:
+                    problems.append(str(failure))
+                    process.stop(signal.SIGKILL)
+        try:
+            wait_until(lambda: not self.pids(), "the end of all processes", 5.0)
+        except AssertionError as failure:
+            problems.append(str(failure))
+            for pid in self.pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert not problems, problems
