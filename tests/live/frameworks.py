@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from live.conftest import Place
 from support.http import Browser
+from support.places import Place
 
 
 def described(name: str, data: bytes) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from live import frameworks
-from live.conftest import Place
 from support.frontends import EXAMPLES, Lighttpd
 from support.http import request
+from support.places import Place
 from support.processes import ProcessGroup
 
 APP = "apps.django_site:app"

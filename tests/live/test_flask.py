@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from live import frameworks
-from live.conftest import Place
 from support.frontends import EXAMPLES, Lighttpd
 from support.http import request
+from support.places import Place
 from support.processes import ProcessGroup, wait_until
 
 APP = "apps.flask_site:app"

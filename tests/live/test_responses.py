@@ -8,8 +8,8 @@ from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
 
 import pytest
-from live.conftest import Place
 from support.http import Client, connect
+from support.places import Place
 from support.processes import wait_until
 
 APP = "apps.routes:app"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import re
 import signal
@@ -42,6 +43,10 @@ def test_an_idle_server_stops_at_once(
     assert f"{number.name}: stopping" in server.process.log()
 
 
+def _is_refused(port: int, path: str) -> bool:
+    return request(port, path).status == 502
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_running_request_ends(processes: ProcessGroup, number: signal.Signals) -> None:
     server = AppServer(processes, APP)
@@ -53,8 +58,10 @@ def test_a_running_request_ends(processes: ProcessGroup, number: signal.Signals)
         gate.wait_for_app()
         server.process.send_signal(number)
         # It takes no more, and waits for what it has.
-        wait_until(lambda: not server.socket.exists(), "the listeners to be closed")
-        assert request(nginx.port, "/tcp/echo").status == 502
+        for prefix in ("", "/tcp", "/unbuffered"):
+            refused = functools.partial(_is_refused, nginx.port, f"{prefix}/echo")
+            wait_until(refused, f"the listener of {prefix or '/'} to be closed")
+        assert not server.socket.exists()
         assert server.process.running
         gate.open()
         assert answer.result(10).text == "before\nafter\n"

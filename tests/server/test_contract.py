@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Iterable
 
 import pytest
-
 from support.server import ROOT, WORKERS, echo, respond, running
+
 from vsgi_fcgi.server.contract import ContractBroken, main_only, worker_only
 from vsgi_fcgi.server.reply import Reply
 from vsgi_fcgi.wsgi.environ import Environ

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-
 from support.fcgi import Client
 from support.server import (
     WORKERS,
@@ -21,6 +20,7 @@ from support.server import (
     running,
     wait_in_app,
 )
+
 from vsgi_fcgi import Config, Server
 from vsgi_fcgi.exceptions import ListenError, UsageError
 from vsgi_fcgi.wsgi.environ import Environ

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-
 from support.server import WORKERS, logged, respond, running, wait_in_app, wait_until
+
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable
 
 import pytest
-
 from support import records
 from support.fcgi import request_params
 from support.server import WORKERS, Running, echo, hello, respond, running, wait_until
+
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 
@@ -318,8 +318,7 @@ def test_the_wait_for_the_rest_is_bounded_even_if_it_keeps_coming() -> None:
         client = server.connect()
         client.start(1, length=3_000_000, keep_conn=False)
         with pytest.raises(ConnectionError):
-            while True:
-                client.stdin(1, b"x" * 10_000, end=False)
+            client.flood(records.stdin(1, b"x" * 10_000, end=False))
 
 
 def test_neighbours_of_an_early_answer_live_on() -> None:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable, Iterator
 
 import pytest
-
 from support.server import WORKERS, Messages, logged, respond, running, wait_until
+
 from vsgi_fcgi.server.log import Log
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse

@@ -8,9 +8,9 @@ from typing import Any
 
 import gevent
 import pytest
-
 from support.fcgi import several
 from support.server import WORKERS, respond, running, wait_until
+
 from vsgi_fcgi.exceptions import MainContextClosed
 from vsgi_fcgi.server.calls import MainContextCalls
 from vsgi_fcgi.wsgi.environ import Environ
@@ -77,7 +77,7 @@ def test_no_two_functions_run_at_the_same_time_even_if_one_waits() -> None:
         gevent.sleep(0.002)
         active.pop()
 
-    def use(main: MainContextCalls) -> object:
+    def use(main: MainContextCalls) -> None:
         for _ in range(5):
             main.call(touch)
 
@@ -116,7 +116,7 @@ def test_after_the_stop_a_call_is_refused_and_does_not_run() -> None:
     kept: list[MainContextCalls] = []
     ran: list[int] = []
 
-    def use(main: MainContextCalls) -> object:
+    def use(main: MainContextCalls) -> None:
         kept.append(main)
 
     with running(app_that_calls(use)) as server:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 import gevent
 import pytest
-
 from support.fcgi import several
 from support.server import WORKERS, hello, logged, respond, running, wait_until
+
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
-
 from support import records
 from support.fcgi import Client, whole_request
 from support.server import WORKERS, respond, running
+
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 
@@ -82,7 +83,7 @@ def test_large_answers_on_one_connection_advance_together() -> None:
 def test_soak(worker: str) -> None:
     """Requests of random sizes, interleaved and cut anywhere, some given up: none is mixed up."""
     seed = 20240607
-    settings = {
+    settings: dict[str, Any] = {
         "body_memory_bytes": 20_000,
         "output_memory_bytes": 16_384,
         "output_spool_bytes": 100_000,

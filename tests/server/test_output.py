@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
-
 from support.server import (
     WORKERS,
     echo,
@@ -18,12 +18,17 @@ from support.server import (
     wait_in_app,
     wait_until,
 )
+
 from vsgi_fcgi.exceptions import ClientDisconnected
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 
 KIB = 1024
-TINY = {"output_memory_bytes": 4 * KIB, "output_spool_bytes": 50_000, "output_wait": 0.001}
+TINY: dict[str, Any] = {
+    "output_memory_bytes": 4 * KIB,
+    "output_spool_bytes": 50_000,
+    "output_wait": 0.001,
+}
 """A file that is no multiple of the pieces, so that it wraps around in the middle of one."""
 
 
@@ -136,9 +141,7 @@ def test_a_file_that_takes_a_whole_answer_frees_the_worker(worker: str) -> None:
 def test_files_that_cannot_be_made_leave_the_app_waiting(worker: str) -> None:
     with (
         logged() as log,
-        running(
-            Streamer(), worker=worker, spool_dir="/nonexistent", output_wait=0.001
-        ) as server,
+        running(Streamer(), worker=worker, spool_dir="/nonexistent", output_wait=0.001) as server,
     ):
         client = server.connect(receive_buffer=4096)
         client.ask(1, "/3000000/10000")
@@ -147,7 +150,7 @@ def test_files_that_cannot_be_made_leave_the_app_waiting(worker: str) -> None:
 
 
 def test_the_total_of_all_files_leaves_the_app_waiting() -> None:
-    settings = {**TINY, "total_spool_bytes": 20_000, "output_spool_bytes": 15_000}
+    settings: dict[str, Any] = {**TINY, "total_spool_bytes": 20_000, "output_spool_bytes": 15_000}
     with running(Streamer(), threads=3, **settings) as server:
         clients = [server.connect(receive_buffer=4096) for _ in range(3)]
         for client in clients:
@@ -224,7 +227,7 @@ def test_one_large_answer_does_not_count_as_a_flood() -> None:
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_reader_that_never_reads_is_closed_after_the_send_timeout(worker: str) -> None:
     app = Streamer()
-    settings = {**TINY, "send_timeout": 0.2}
+    settings: dict[str, Any] = {**TINY, "send_timeout": 0.2}
     with logged() as log, running(app, worker=worker, threads=1, **settings) as server:
         stuck = server.connect(receive_buffer=4096)
         stuck.ask(1, "/10000000/1000")
@@ -264,7 +267,11 @@ def test_many_pieces_of_one_byte_take_little_memory() -> None:
                 if request.id == 1 and request.context is not None and request.context.finished:
                     counts.append(len(request.context.output.pieces))
 
-        wait_until(lambda: (server.in_context(look), counts)[1])
+        def has_counted() -> bool:
+            server.in_context(look)
+            return bool(counts)
+
+        wait_until(has_counted)
         assert counts[0] < 100
         assert client.answer(1).body == b"".join(stream(20_000, 1))
         client.answer(2)

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Iterable
 
 import pytest
-
 from support import records
 from support.fcgi import whole_request
 from support.server import WORKERS, respond, running, wait_in_app, wait_until
+
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 

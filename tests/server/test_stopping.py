@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
-
 from support import records
 from support.fcgi import Client, several, whole_request
 from support.server import (
@@ -18,6 +18,7 @@ from support.server import (
     wait_in_app,
     wait_until,
 )
+
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 
@@ -83,7 +84,7 @@ def test_idle_connections_are_closed_at_once_and_nobody_can_connect(worker: str)
             stopper = Stopper(server)
             for client in idle:
                 client.read_to_end()
-            with pytest.raises(OSError, match="refused|No such file"):
+            with pytest.raises(OSError, match=r"refused|No such file"):
                 Client(address)
             assert stopper.results == []
             app.free.set()
@@ -189,7 +190,11 @@ def test_what_takes_too_long_is_cut_off_and_stop_says_so(worker: str) -> None:
 def test_what_is_cut_off_leaves_nothing_behind() -> None:
     """A spooled body in an app's hands, output in a file, and a body that is half there."""
     app = Door()
-    settings = {"body_memory_bytes": 1000, "output_memory_bytes": 5000, "output_wait": 0.001}
+    settings: dict[str, Any] = {
+        "body_memory_bytes": 1000,
+        "output_memory_bytes": 5000,
+        "output_wait": 0.001,
+    }
 
     def endless(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/endless":

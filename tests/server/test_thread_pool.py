@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterable
 
 import pytest
-
 from support.fcgi import whole_request
 from support.server import hello, logged, respond, running, wait_in_app, wait_until
+
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 

@@ -155,6 +155,12 @@ class Client:
         """Send a whole request in one piece."""
         self.send(whole_request(id, path, body, keep_conn=keep_conn, method=method, more=more))
 
+    def flood(self, data: bytes) -> None:
+        """Send the same over and over, until the deadline or an error."""
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            self.send(data)
+
     # Receiving.
 
     def read_record(self, deadline: float | None = None) -> Record | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vsgi_fcgi.protocol.request import Request
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 
 class RequestStarted:

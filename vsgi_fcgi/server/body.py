@@ -56,7 +56,7 @@ class Body:
         self.ended = False
         self._memory = memory
         self._spool = spool
-        self._pieces: list[Buffer | bytearray] = []
+        self._pieces: list[Buffer] = []
         self._file: IO[bytes] | None = None
         self._spooled = 0
 
@@ -106,7 +106,7 @@ class Body:
         disk.submit(partial(self._write, pieces, folder), partial(self._written, size, done))
         return True
 
-    def _write(self, pieces: Sequence[Buffer | bytearray], folder: str | None) -> None:
+    def _write(self, pieces: Sequence[Buffer], folder: str | None) -> None:
         """Run by the disk's thread, which alone touches the file while `writing`."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=folder, prefix="vsgi-fcgi-")

@@ -139,7 +139,7 @@ class Channel:
         self.context.assembler.abort(self, request)
 
     def _count_params(self) -> None:
-        """Count what has come of params that have not ended: over all connections, it is bounded."""
+        """Count what has come of params that have not ended: it is bounded over all connections."""
         held = 0 if self.closed else self.connection.params_held
         self.context.params.force(held - self._params)
         self._params = held

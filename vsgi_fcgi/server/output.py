@@ -21,7 +21,7 @@ _STEP = 65536
 _SMALL = 1024
 """Bytes of a piece from which on it is kept as it came."""
 
-Piece = Buffer | bytearray | Extent
+Piece = Buffer | Extent
 
 
 class Output:

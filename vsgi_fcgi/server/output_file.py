@@ -40,7 +40,7 @@ class OutputFile:
         self._position = 0
         self._file = tempfile.TemporaryFile(dir=folder, prefix="vsgi-fcgi-", buffering=0)
 
-    def write(self, data: bytes | memoryview) -> Extent | None:
+    def write(self, data: bytes | bytearray | memoryview) -> Extent | None:
         """Write ``data``, for which the caller knows that there is room in the ring.
 
         Returns:
