@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import unmeasured
 
 import vsgi_fcgi
 from vsgi_fcgi.cli.loading import load_app, parse_app_name
@@ -349,6 +350,7 @@ else:
     run = subprocess.run(
         [sys.executable, "-c", script],
         cwd=root,
+        env=unmeasured(),
         capture_output=True,
         text=True,
         check=True,

@@ -50,7 +50,7 @@ def test_small_answers_do_not_wait_for_a_large_one_on_their_connection() -> None
             return respond(start_response, (block for _ in range(size // MIB)))
         return respond(start_response, b"small")
 
-    with running(app, output_wait=0.001) as server:
+    with running(app, output_memory_bytes=32 * MIB, output_wait=0.001) as server:
         client = server.connect()
         client.ask(1, "/large")
         client.collect_until(lambda: 1 in client.answers and len(client.answers[1].stdout) > MIB)

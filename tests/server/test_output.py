@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+from support.fcgi import whole_request
 from support.server import (
     WORKERS,
     echo,
@@ -161,24 +162,39 @@ def test_the_total_of_all_files_leaves_the_app_waiting() -> None:
             assert server.context.spool.used <= 20_000
 
 
-def test_memory_for_all_output_is_bounded() -> None:
-    """Finished answers that wait behind a reader that does not read count too."""
+@pytest.mark.parametrize("size", [60_000, 200_000])
+def test_memory_for_all_output_is_bounded(size: int) -> None:
+    """Whole answers, too, that wait behind a reader that does not read."""
     limit = 512 * KIB
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        return respond(start_response, b"x" * 200_000)
+        return respond(start_response, b"x" * size)
 
     with running(app, threads=2, total_memory_bytes=limit, output_wait=0.001) as server:
         client = server.connect(receive_buffer=4096)
-        count = 30
-        for id in range(1, count + 1):
-            client.ask(id)
+        ids = range(1, 1 + 6_000_000 // size)
         context = server.context
+        for id in ids:
+            client.ask(id)
         wait_until(lambda: context.spool.used + context.memory.used > 4_000_000)
-        # The one that is being written and the slices that left for the kernel come on top.
+        # What is being written, and the batch that left for the kernel, come on top.
         assert context.memory.used < limit + 2 * 262_144 + 2 * 131_072
-        for id in range(1, count + 1):
-            assert client.answer(id).body == b"x" * 200_000
+        for id in ids:
+            assert client.answer(id).body == b"x" * size
+
+
+def test_a_request_goes_on_although_others_hold_all_memory_and_there_are_no_files() -> None:
+    settings: dict[str, Any] = {
+        "total_memory_bytes": 64 * KIB,
+        "spool_dir": "/nonexistent",
+        "output_wait": 0.001,
+    }
+    with running(Streamer(), threads=2, **settings) as server:
+        stuck, other = server.connect(receive_buffer=4096), server.connect()
+        stuck.ask(1, "/3000000/10000")
+        wait_until(lambda: server.context.memory.used >= 64 * KIB)
+        assert other.get("/500000/10000").body == b"".join(stream(500_000, 10_000))
+        assert stuck.answer(1).body == b"".join(stream(3_000_000, 10_000))
 
 
 def test_answers_that_pile_up_do_not_count_as_a_flood() -> None:
@@ -188,40 +204,18 @@ def test_answers_that_pile_up_do_not_count_as_a_flood() -> None:
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/late":
             wait_in_app(environ, release)
-        return respond(start_response, b"x" * 150_000)
+        return respond(start_response, b"x" * 60_000)
 
-    with running(app, threads=2, output_memory_bytes=4 * 1024 * KIB) as server:
+    with running(app, threads=2) as server:
         client = server.connect(receive_buffer=4096)
-        ids = range(1, 40)
+        ids = range(1, 100)
         client.ask(100, "/late")
-        for id in ids:
-            client.ask(id)
+        client.send(b"".join(whole_request(id) for id in ids))
         channel = server.channel()
         wait_until(lambda: channel.writer.blocked and not server.context.dispatcher._pool.waiting)
         release.set()
         for id in [*ids, 100]:
-            assert client.answer(id).body == b"x" * 150_000
-
-
-def test_one_large_answer_does_not_count_as_a_flood() -> None:
-    release = threading.Event()
-
-    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/late":
-            wait_in_app(environ, release)
-            return respond(start_response, b"late")
-        return respond(start_response, b"x" * 3_000_000)
-
-    with running(app, threads=2, output_memory_bytes=8 * 1024 * KIB) as server:
-        client = server.connect(receive_buffer=4096)
-        client.ask(2, "/late")
-        client.ask(1, "/large")
-        channel = server.channel()
-        wait_until(lambda: channel.writer.blocked)
-        release.set()
-        wait_until(lambda: not channel.connection.requests or channel.writer._ready)
-        assert client.answer(1).body == b"x" * 3_000_000
-        assert client.answer(2).body == b"late"
+            assert client.answer(id).body == b"x" * 60_000
 
 
 @pytest.mark.parametrize("worker", WORKERS)

@@ -101,7 +101,8 @@ class Reply:
             return
         self._close_errors()
         if data:
-            if self.output is None and len(data) <= _WHOLE:
+            memory = self.channel.context.memory
+            if self.output is None and len(data) <= _WHOLE and memory.used < memory.limit:
                 self.final = data
             else:
                 try:
