@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -28,7 +29,7 @@ from vsgi_fcgi.wsgi.runner import StartResponse
 
 
 @pytest.mark.parametrize("worker", WORKERS)
-@pytest.mark.parametrize("bind", [None, "127.0.0.1:0", "unix:@vsgi-fcgi-embedding-test"])
+@pytest.mark.parametrize("bind", [None, "127.0.0.1:0", f"unix:@vsgi-fcgi-{os.getpid()}"])
 def test_it_serves_on_each_kind_of_address(bind: str | None, worker: str) -> None:
     with running(echo, bind=bind, worker=worker) as server:
         client = server.connect()
@@ -42,7 +43,7 @@ def test_one_server_has_several_listeners(tmp_path: Path) -> None:
     server = Server(hello, threads=2)
     server.listen(f"unix:{tmp_path}/one.sock")
     server.listen("127.0.0.1:0")
-    server.listen("unix:@vsgi-fcgi-several-test")
+    server.listen(f"unix:@vsgi-fcgi-{os.getpid()}-several")
     unix, tcp, abstract = uris = server.uris
     assert unix == f"fcgi+unix://{tmp_path}/one.sock"
     assert tcp.startswith("fcgi://127.0.0.1:")

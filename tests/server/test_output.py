@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -166,9 +167,15 @@ def test_the_total_of_all_files_leaves_the_app_waiting() -> None:
 def test_memory_for_all_output_is_bounded(size: int) -> None:
     """Whole answers, too, that wait behind a reader that does not read."""
     limit = 512 * KIB
+    count = 0
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        nonlocal count
+        count += 1
         return respond(start_response, b"x" * size)
+
+    def has_run(requests: int) -> bool:
+        return count == requests
 
     with running(app, threads=2, total_memory_bytes=limit, output_wait=0.001) as server:
         client = server.connect(receive_buffer=4096)
@@ -176,11 +183,34 @@ def test_memory_for_all_output_is_bounded(size: int) -> None:
         context = server.context
         for id in ids:
             client.ask(id)
+            # One after the other: what is counted lags behind a burst of quick answers.
+            wait_until(partial(has_run, id))
         wait_until(lambda: context.spool.used + context.memory.used > 4_000_000)
         # What is being written, and the batch that left for the kernel, come on top.
         assert context.memory.used < limit + 2 * 262_144 + 2 * 131_072
         for id in ids:
             assert client.answer(id).body == b"x" * size
+
+
+def test_whole_answers_count_while_they_wait() -> None:
+    large = Streamer()
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/whole":
+            return respond(start_response, b"x" * 60_000)
+        return large(environ, start_response)
+
+    with running(app, threads=1, output_wait=0.001) as server:
+        client = server.connect(receive_buffer=4096)
+        client.ask(1, "/3000000/65536")
+        assert large.closed.wait(20)
+        before = server.context.memory.used
+        for id in range(2, 12):
+            client.ask(id, "/whole")
+        wait_until(lambda: server.context.memory.used >= before + 9 * 60_000)
+        for id in range(2, 12):
+            assert client.answer(id).body == b"x" * 60_000
+        client.answer(1)
 
 
 def test_a_request_goes_on_although_others_hold_all_memory_and_there_are_no_files() -> None:
