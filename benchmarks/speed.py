@@ -3,15 +3,18 @@
     python benchmarks/speed.py [--reference BARE_RESPONDER.py] [--rounds N] [--requests N]
 
 Every server takes one turn in each round, so that a machine that slows down or speeds up does
-it to all of them. Ratios are made round by round against the first row, then the median of them
-is printed: the clock of the machine divides out. A load of "8 x 1" is 8 connections with one
-request in flight on each. With ``--reference`` the first row is the bare
-responder's ``inline`` mode; without it, our own ``main``.
+it to all of them, and is started anew for it, because how a process happens to lie in memory
+makes a difference too. Ratios are made round by round against the first row, then the median of
+them is printed: the clock of the machine divides out. A load of "8 x 1" is 8 connections with
+one request in flight on each. With ``--reference`` the first row is the bare responder's
+``inline`` mode; without it, our own ``main``.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -26,14 +29,21 @@ SHAPES = {
 }
 
 
-def rounds(servers: list[Measured], load_cpu: int | None, count: int, requests: int) -> Rows:
+def rounds(
+    starters: dict[str, Callable[[], Measured]], load_cpu: int | None, count: int, requests: int
+) -> Rows:
     """Measure each server with each shape of load, ``count`` times."""
     rows: Rows = {}
     for _ in range(count):
-        for shape, options in SHAPES.items():
-            for server in servers:
-                result = load(server, load_cpu, requests=requests, **options)
-                rows.setdefault((server.name, shape), []).append(result)
+        for name, start in starters.items():
+            server = start()
+            try:
+                load(server, load_cpu, requests=2000, connections=8)
+                for shape, options in SHAPES.items():
+                    result = load(server, load_cpu, requests=requests, **options)
+                    rows.setdefault((name, shape), []).append(result)
+            finally:
+                server.stop()
     return rows
 
 
@@ -74,18 +84,15 @@ def main() -> None:
         ("Both on two cores", {0, 1}, None),
     ]
     for title, cpus, load_cpu in settings:
-        servers = []
-        try:
-            if options.reference:
-                for mode in ("inline", "thread"):
-                    servers.append(reference(f"ruler {mode}", options.reference, mode, cpus))
-            servers.append(vsgi("main", "app", cpus, "--worker", "main"))
-            servers.append(vsgi("thread", "app", cpus, "--threads", options.threads))
-            rows = rounds(servers, load_cpu, options.rounds, options.requests)
-            show(title, rows, servers[0].name)
-        finally:
-            for server in servers:
-                server.stop()
+        starters: dict[str, Callable[[], Measured]] = {}
+        if options.reference:
+            for mode in ("inline", "thread"):
+                name = f"ruler {mode}"
+                starters[name] = partial(reference, name, options.reference, mode, cpus)
+        starters["main"] = partial(vsgi, "main", "app", cpus, "--worker", "main")
+        starters["thread"] = partial(vsgi, "thread", "app", cpus, "--threads", options.threads)
+        rows = rounds(starters, load_cpu, options.rounds, options.requests)
+        show(title, rows, next(iter(starters)))
 
 
 if __name__ == "__main__":

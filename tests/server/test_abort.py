@@ -108,7 +108,7 @@ def test_a_request_that_no_worker_has_begun_with_never_reaches_the_app(
         busy.ask(1, "/held")
         assert app.begun.wait(10)
         client.ask(1, "/queued", b"body")
-        pool = server.context.dispatcher._pool
+        pool = server.context.dispatcher
         wait_until(lambda: pool.waiting == 1)
         GIVE_UP[how](client)
         wait_until(lambda: pool.waiting == 0)
@@ -132,7 +132,7 @@ def test_an_id_that_is_used_again_at_once_gets_its_own_bytes_alone(worker: str) 
         assert client.answer(1).stdout == b""
         assert client.answer(1).body == b"/again"
         app.free.set()
-        wait_until(lambda: not server.context.dispatcher._pool.waiting)
+        wait_until(lambda: not server.context.dispatcher.waiting)
         # The answer of the first, if it were sent after all, would come now.
         assert client.get("/last", id=1).body == b"/last"
 

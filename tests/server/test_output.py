@@ -242,7 +242,7 @@ def test_answers_that_pile_up_do_not_count_as_a_flood() -> None:
         client.ask(100, "/late")
         client.send(b"".join(whole_request(id) for id in ids))
         channel = server.channel()
-        wait_until(lambda: channel.writer.blocked and not server.context.dispatcher._pool.waiting)
+        wait_until(lambda: channel.writer.blocked and not server.context.dispatcher.waiting)
         release.set()
         for id in [*ids, 100]:
             assert client.answer(id).body == b"x" * 60_000

@@ -78,7 +78,7 @@ def test_a_refused_request_without_keep_conn_ends_its_connection() -> None:
         busy.ask(1, "/1")
         wait_until(lambda: app.paths)
         busy.ask(2, "/2")
-        wait_until(lambda: server.context.dispatcher._pool.waiting == 1)
+        wait_until(lambda: server.context.dispatcher.waiting == 1)
         refused.ask(1, "/3", b"body", keep_conn=False)
         assert refused.answer(1).status == 503
         refused.read_to_end(seconds=3)

@@ -61,7 +61,7 @@ def test_running_and_queued_requests_finish(worker: str) -> None:
         client.ask(1, "/held")
         assert app.begun.wait(10)
         client.ask(2, "/queued")
-        wait_until(lambda: server.context.dispatcher._pool.waiting == 1)
+        wait_until(lambda: server.context.dispatcher.waiting == 1)
         stopper = Stopper(server)
         app.free.set()
         assert client.answer(1).body == b"/held"

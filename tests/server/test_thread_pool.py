@@ -35,7 +35,7 @@ def test_as_many_requests_run_at_once_as_there_are_threads() -> None:
         for id in range(1, 6):
             client.ask(id, f"/block{id}")
         wait_until(lambda: len(app.blocked) == 3)
-        assert server.context.dispatcher._pool.waiting == 2
+        assert server.context.dispatcher.waiting == 2
         app.free.set()
         for id in range(1, 6):
             assert client.answer(id).body == b"/block%d" % id

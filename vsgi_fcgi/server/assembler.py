@@ -59,15 +59,17 @@ class Assembler:
         for event in events:
             kind = type(event)
             request = event.request
-            if kind is RequestAborted:
-                self.abort(channel, request)
-            elif request.outbound is _ENDED:
-                # Answered early, perhaps by an event just before.
-                continue
-            elif kind is StdinEnded:
-                self._ended(channel, request)
+            if request.outbound is _ENDED:
+                # Answered early, perhaps by an event just before; or aborted.
+                if kind is RequestAborted:
+                    self.abort(channel, request)
             elif kind is RequestStarted:
                 self._started(channel, request)
+            elif kind is StdinEnded:
+                if request.context is None:
+                    self._context.dispatcher.submit(channel, request, None)
+                else:
+                    self._ended(channel, request, request.context)
             elif isinstance(event, StdinReceived):
                 self._received(channel, event)
             elif isinstance(event, RequestRejected):
@@ -111,11 +113,7 @@ class Assembler:
         elif body.held > config.body_memory_bytes or self._memory.used > self._memory.limit:
             self._write_out(channel, request, body)
 
-    def _ended(self, channel: Channel, request: Request) -> None:
-        body: Body | None = request.context
-        if body is None:
-            self._context.dispatcher.submit(channel, request, None)
-            return
+    def _ended(self, channel: Channel, request: Request, body: Body) -> None:
         body.ended = True
         if body.expected is not None and body.size < body.expected:
             reason = f"{body.size} bytes of a body of {body.expected} came"

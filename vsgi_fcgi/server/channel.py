@@ -71,41 +71,36 @@ class Channel:
     def on_readable(self) -> None:
         """Read once. The callback of a watcher: nothing may escape, or the watcher is deaf."""
         try:
-            self._receive()
+            try:
+                data = self.sock.recv(_RECEIVE_SIZE)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.lose()
+                return
+            context = self.context
+            self.last_active = context.loop.now()
+            connection = self.connection
+            events = connection.receive_data(data)
+            if events:
+                context.assembler.handle(self, events)
+            if connection.params_held != self._params:
+                self._count_params()
+                if context.params.used > context.params.limit:
+                    self._refuse_params()
+            # `closing`: the discarded rest of a request may have come to its end just now.
+            if (connection.outgoing or connection.closing) and not self.closed:
+                if self.writer.dirty:
+                    context.flush_dirty()
+                else:
+                    self.writer.flush()
+        except RemoteProtocolError as error:
+            self.context.log.warning("%s: %s; the connection is closed", self.peer, error)
+            self.lose()
         except Exception as error:
             self.fail(error)
-
-    def _receive(self) -> None:
-        try:
-            data = self.sock.recv(_RECEIVE_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.lose()
-            return
-        context = self.context
-        self.last_active = context.loop.now()
-        connection = self.connection
-        try:
-            events = connection.receive_data(data)
-        except RemoteProtocolError as error:
-            context.log.warning("%s: %s; the connection is closed", self.peer, error)
-            self.lose()
-            return
-        if events:
-            context.assembler.handle(self, events)
-        if connection.params_held != self._params:
-            self._count_params()
-            if context.params.used > context.params.limit:
-                self._refuse_params()
-        # `closing`: the discarded rest of a request may have come to its end just now.
-        if (connection.outgoing or connection.closing) and not self.closed:
-            if self.writer.dirty:
-                context.flush_dirty()
-            else:
-                self.writer.flush()
 
     @main_only
     def pause(self) -> None:

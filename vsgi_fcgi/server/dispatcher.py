@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from vsgi_fcgi.protocol import Request
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 class Pool(Protocol):
     """What runs requests: threads, or the main context itself."""
 
-    @property
-    def waiting(self) -> int:
-        """Requests that no worker has taken yet."""
+    jobs: deque[Reply]
+    """Requests that no worker has taken yet."""
 
     def submit(self, reply: Reply) -> None:
         """Queue a request; the pool owns it from here on."""
@@ -39,11 +39,12 @@ class Dispatcher:
         pool: the workers.
     """
 
-    __slots__ = ("_context", "_max_queued", "_pool")
+    __slots__ = ("_context", "_jobs", "_max_queued", "_pool")
 
     def __init__(self, context: MainContext, pool: Pool) -> None:
         self._context = context
         self._pool = pool
+        self._jobs = pool.jobs
         self._max_queued = context.config.max_queued
 
     @main_only
@@ -53,7 +54,7 @@ class Dispatcher:
         A bare END_REQUEST/OVERLOADED would be more to the letter of the specification, but front
         ends make an empty 200 or a time-out of it.
         """
-        if self._pool.waiting >= self._max_queued:
+        if len(self._jobs) >= self._max_queued:
             reason = f"{self._max_queued} requests wait for a worker"
             self._context.assembler.refuse(channel, request, 503, reason)
             return
@@ -64,3 +65,8 @@ class Dispatcher:
     def forget(self, reply: Reply) -> bool:
         """Take back a cancelled request, if no worker has begun with it."""
         return self._pool.remove(reply)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no worker has taken yet."""
+        return len(self._jobs)

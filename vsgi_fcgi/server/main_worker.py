@@ -34,22 +34,17 @@ class MainWorker:
         self._run = run
         self._mailbox = mailbox
         self._loop = loop
-        self._jobs: deque[Reply] = deque()
+        self.jobs: deque[Reply] = deque()
         self._hub = gevent.get_hub()
         self._greenlet = gevent.spawn_raw(self._work)
         # As long as it is busy, it looks for work by itself.
         self._scheduled = True
         self._stopping = False
 
-    @property
-    def waiting(self) -> int:
-        """Requests that have not begun."""
-        return len(self._jobs)
-
     @main_only
     def submit(self, reply: Reply) -> None:
         """Queue a request; it runs at the end of the loop's round."""
-        self._jobs.append(reply)
+        self.jobs.append(reply)
         if not self._scheduled:
             self._scheduled = True
             self._loop.run_callback(self._greenlet.switch)
@@ -58,14 +53,14 @@ class MainWorker:
     def remove(self, reply: Reply) -> bool:
         """Take a request back; False if it has begun."""
         try:
-            self._jobs.remove(reply)
+            self.jobs.remove(reply)
         except ValueError:
             return False
         return True
 
     def _work(self) -> None:
         contract.enter_worker()
-        jobs, run, clock = self._jobs, self._run, time.monotonic
+        jobs, run, clock = self.jobs, self._run, time.monotonic
         while True:
             turn_ends = clock() + _TURN
             while jobs:

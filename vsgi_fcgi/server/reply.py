@@ -99,9 +99,16 @@ class Reply:
         """Send the last piece and end the request; a second time it does nothing."""
         if self._closed:
             return
-        self._close_errors()
+        self._closed = True
+        channel = self.channel
+        context = channel.context
+        # The stream refers to the reply, and the reply to the stream: parted here, so that both
+        # go without the garbage collector.
+        errors, self.errors = self.errors, None
+        if errors is not None:
+            errors.flush()
         if data:
-            memory = self.channel.context.memory
+            memory = context.memory
             if self.output is None and len(data) <= _WHOLE and memory.used < memory.limit:
                 self.final = data
             else:
@@ -116,7 +123,7 @@ class Reply:
                     app_status = 1
         self.app_status = app_status
         # The worker rings when it has looked for its next request: see `ThreadPool`.
-        if not self.channel.context.mailbox.post_quietly(self.channel.writer.finish, self):
+        if not context.mailbox.post_quietly(channel.writer.finish, self):
             self._abandon()
 
     @worker_only
@@ -150,14 +157,6 @@ class Reply:
             self.body.release(self.channel.context.disk)
         if self.output is not None:
             self.output.close()
-
-    def _close_errors(self) -> None:
-        # The stream refers to the reply, and the reply to the stream: parted here, so that both
-        # go without the garbage collector.
-        self._closed = True
-        errors, self.errors = self.errors, None
-        if errors is not None:
-            errors.flush()
 
     # What the main context does with it.
 

@@ -42,7 +42,7 @@ class ThreadPool:
         self._run = run
         self._loop = loop
         self._mailbox = mailbox
-        self._jobs: deque[Reply] = deque()
+        self.jobs: deque[Reply] = deque()
         self._lock = allocate_lock()
         self._idle: list[Lock] = []
         self._quick = False
@@ -70,15 +70,10 @@ class ThreadPool:
             self.size = number
         return self.size
 
-    @property
-    def waiting(self) -> int:
-        """Requests that no thread has taken yet."""
-        return len(self._jobs)
-
     @main_only
     def submit(self, reply: Reply) -> None:
         """Queue a request; a thread is woken at the end of the loop's round."""
-        self._jobs.append(reply)
+        self.jobs.append(reply)
         if not self._handing_over:
             self._handing_over = True
             self._loop.run_callback(self._hand_over)
@@ -87,14 +82,14 @@ class ThreadPool:
     def remove(self, reply: Reply) -> bool:
         """Take a request back; False if a thread has it already."""
         try:
-            self._jobs.remove(reply)
+            self.jobs.remove(reply)
         except ValueError:
             return False
         return True
 
     def _hand_over(self) -> None:
         self._handing_over = False
-        waiting = len(self._jobs)
+        waiting = len(self.jobs)
         if waiting:
             self._wake(1)
             if waiting > 1 and not self._checking:
@@ -108,10 +103,10 @@ class ThreadPool:
         """See to what a thread that was thought quick holds up: requests and answers."""
         self._checking = False
         self._mailbox.ring()
-        if self._jobs:
+        if self.jobs:
             self._quick = False
             # With no thread idle there is nothing to see to: whichever ends next goes on.
-            if self._wake(len(self._jobs)):
+            if self._wake(len(self.jobs)):
                 self._check_soon()
 
     def _wake(self, count: int) -> int:
@@ -128,7 +123,7 @@ class ThreadPool:
         contract.enter_worker()
         gate = allocate_lock()
         gate.acquire()
-        jobs, idle, run, clock = self._jobs, self._idle, self._run, time.monotonic
+        jobs, idle, run, clock = self.jobs, self._idle, self._run, time.monotonic
         ring = self._mailbox.ring
         now = clock()
         silent = False

@@ -146,7 +146,14 @@ class Response:
 
     def respond_whole(self, chunks: list[bytes] | tuple[bytes, ...]) -> None:
         """Send a response of which all is there: in one piece, if it is small."""
-        taken = [self.take(chunk) for chunk in chunks]
+        if len(chunks) == 1 and not self.sent:
+            data = self.take(chunks[0])
+            if not self._left and len(data) <= _JOIN_SIZE:
+                self._sink.finish(self.head() + data)
+                return
+            taken = [data]
+        else:
+            taken = [self.take(chunk) for chunk in chunks]
         parts = taken if self.sent else [self.head(), *taken]
         if self._left:
             for part in parts:
