@@ -48,7 +48,8 @@ class Acceptor:
         sock = listener.sock
         self._kind = (int(sock.family), int(sock.type), sock.proto)
         self._watcher = context.loop.io(sock.fileno(), READ)
-        self._timer = context.loop.timer(context.config.accept_pause)
+        pause = context.config.accept_pause
+        self._timer = context.loop.timer(pause, pause)
         self._full = False
         self._number = 0
 
@@ -144,10 +145,10 @@ class Acceptor:
             pause,
         )
         self._watcher.stop()
-        self._timer.stop()
-        self._timer.start(self._resume)
+        self._timer.again(self._resume, update=True)
 
     def _resume(self) -> None:
+        self._timer.stop()
         if not self._full:
             self._watcher.start(self._on_acceptable)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gevent
 
@@ -57,7 +57,8 @@ class MainContext:
     def __init__(self, app: App, config: Config, log: Log) -> None:
         self.config = config
         self.log = log
-        self.loop: Loop = gevent.get_hub().loop
+        # A cast: the type stubs leave out a timer's `again`.
+        self.loop = cast(Loop, gevent.get_hub().loop)
         self._ident = get_ident()
         contract.main_threads.add(self._ident)
         self._async = self.loop.async_()
@@ -114,7 +115,9 @@ class MainContext:
             "FCGI_MPXS_CONNS": "1",
         }
         if pool is None:
-            pool = MainWorker(lambda reply: run_request(app, base, reply), self.loop, self.mailbox)
+            pool = MainWorker(
+                lambda reply: run_request(app, base, reply), self.loop, self.mailbox, self._drain
+            )
         return pool
 
     # Waking up.

@@ -24,7 +24,18 @@ class Watcher(Protocol):
 
 
 class TimerWatcher(Watcher, Protocol):
-    """Calls back after some time."""
+    """Calls back after some time, and again each time that its repeat interval has passed.
+
+    Started a second time with `start`, libev's timers have no time left and call back at once.
+    """
+
+    def again(self, callback: Callable[[], object], *, update: bool | None = None) -> None:
+        """Start, or start over, with the whole repeat interval.
+
+        Args:
+            callback: what is called.
+            update: count from the present time, and not from the loop's `now`.
+        """
 
 
 class AsyncWatcher(Watcher, Protocol):

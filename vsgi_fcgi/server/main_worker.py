@@ -28,17 +28,26 @@ class MainWorker:
         run: runs one request.
         loop: the main context's loop.
         mailbox: takes the answers.
+        drain: sends what the mailbox holds.
     """
 
-    def __init__(self, run: Callable[[Reply], None], loop: Loop, mailbox: Mailbox) -> None:
+    def __init__(
+        self,
+        run: Callable[[Reply], None],
+        loop: Loop,
+        mailbox: Mailbox,
+        drain: Callable[[], object],
+    ) -> None:
         self._run = run
         self._mailbox = mailbox
+        self._drain = drain
         self._loop = loop
         self.jobs: deque[Reply] = deque()
         self._hub = gevent.get_hub()
         self._greenlet = gevent.spawn_raw(self._work)
         # As long as it is busy, it looks for work by itself.
         self._scheduled = True
+        self._in_turn = False
         self._stopping = False
 
     @main_only
@@ -47,7 +56,7 @@ class MainWorker:
         self.jobs.append(reply)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.run_callback(self._greenlet.switch)
+            self._loop.run_callback(self._turn)
 
     @main_only
     def remove(self, reply: Reply) -> bool:
@@ -58,6 +67,14 @@ class MainWorker:
             return False
         return True
 
+    def _turn(self) -> None:
+        """Run apps, then send their answers, in one callback of the loop."""
+        self._in_turn = True
+        self._greenlet.switch()
+        # Here again when the greenlet has nothing to do, or when an app waits cooperatively.
+        self._in_turn = False
+        self._drain()
+
     def _work(self) -> None:
         contract.enter_worker()
         jobs, run, clock = self.jobs, self._run, time.monotonic
@@ -67,9 +84,11 @@ class MainWorker:
                 run(jobs.popleft())
                 if clock() > turn_ends:
                     break
-            self._mailbox.ring()
+            if not self._in_turn:
+                # An app had waited: nobody stands by to drain.
+                self._mailbox.ring()
             if jobs:
-                self._loop.run_callback(self._greenlet.switch)
+                self._loop.run_callback(self._turn)
             elif self._stopping:
                 break
             else:
@@ -82,4 +101,4 @@ class MainWorker:
         self._stopping = True
         if not self._scheduled:
             self._scheduled = True
-            self._loop.run_callback(self._greenlet.switch)
+            self._loop.run_callback(self._turn)

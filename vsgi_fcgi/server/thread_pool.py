@@ -15,11 +15,17 @@ from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.native import Lock, allocate_lock
 from vsgi_fcgi.server.reply import Reply
 
-_QUICK: Final = 0.0002
-"""Seconds (0.2 ms): a request that took less was not worth another thread's waking."""
+_QUICK: Final = 0.001
+"""Seconds (1 ms): a request that took less was not worth another thread's waking."""
 
 _CHECK: Final = 0.001
-"""Seconds (1 ms) after which requests that still wait behind a quick one get threads."""
+"""Seconds (1 ms) after which it is looked at how the requests fare that wait behind a quick one."""
+
+_WARY: Final = 0.25
+"""Seconds for which no request is thought quick after that look found one that was not."""
+
+_BUSY: Final = 0.5
+"""Share of the time from which on the process has been computing, and more threads are no help."""
 
 
 class ThreadPool:
@@ -29,8 +35,11 @@ class ThreadPool:
     costs. So what one round of the loop brings is handed over together, to one thread. While
     its requests are quick, it takes them one after the other and wakes neither further threads
     nor, before the last, the main context. As soon as one was slow, each thread wakes the next
-    before it begins. What a guess of "quick" holds up when it was wrong (a request that blocks
-    after many that did not) is seen to after a millisecond.
+    before it begins.
+
+    What that guess holds up when it was wrong is seen to after a millisecond: requests behind
+    one that blocks get threads, and so do those that wait while nobody computes (behind an app
+    that waits for a database, if only briefly); for a while after that nothing is guessed.
 
     Args:
         run: runs one request, in a thread.
@@ -47,8 +56,12 @@ class ThreadPool:
         self._idle: list[Lock] = []
         self._quick = False
         self._handing_over = False
-        self._timer = loop.timer(_CHECK)
+        self._timer = loop.timer(_CHECK, _CHECK)
         self._checking = False
+        self._first: Reply | None = None
+        self._began = 0.0
+        self._computed = 0.0
+        self._wary_until = 0.0
         self._stopping = False
         self.size = 0
 
@@ -97,17 +110,30 @@ class ThreadPool:
 
     def _check_soon(self) -> None:
         self._checking = True
-        self._timer.start(self._check)
+        self._first = self.jobs[0] if self.jobs else None
+        self._began = time.monotonic()
+        self._computed = time.process_time()
+        # From now on, and not from when the loop's round began, which may be a while ago.
+        self._timer.again(self._check, update=True)
 
     def _check(self) -> None:
         """See to what a thread that was thought quick holds up: requests and answers."""
         self._checking = False
+        self._timer.stop()
         self._mailbox.ring()
-        if self.jobs:
+        try:
+            first = self.jobs[0]
+        except IndexError:
+            return
+        now = time.monotonic()
+        busy = time.process_time() - self._computed >= _BUSY * (now - self._began)
+        if first is self._first or not busy:
+            self._wary_until = now + _WARY
             self._quick = False
             # With no thread idle there is nothing to see to: whichever ends next goes on.
-            if self._wake(len(self.jobs)):
-                self._check_soon()
+            if not self._wake(len(self.jobs)):
+                return
+        self._check_soon()
 
     def _wake(self, count: int) -> int:
         """Wake so many idle threads, or as many as there are; says how many."""
@@ -150,7 +176,7 @@ class ThreadPool:
             # Or the thread would keep the request alive until its next one.
             del reply
             begun, now = now, clock()
-            self._quick = now - begun < _QUICK
+            self._quick = now - begun < _QUICK and now > self._wary_until
             # Only while a check is due, so that no answer waits for longer than that.
             silent = self._quick and self._checking and bool(jobs)
             if not silent:
