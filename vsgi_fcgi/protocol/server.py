@@ -9,7 +9,6 @@ from vsgi_fcgi.exceptions import LocalProtocolError, ParamsError, RemoteProtocol
 from vsgi_fcgi.protocol.constants import (
     HEADER_SIZE,
     KEEP_CONN,
-    MAX_SENT_CONTENT,
     VERSION,
     ProtocolStatus,
     RecordType,
@@ -59,6 +58,7 @@ _DISCARDING: Final = Inbound.DISCARDING
 _DISCARDED: Final = Inbound.DISCARDED
 _UNPROVOKED: Final = encode_management(RecordType.UNKNOWN_TYPE, bytes(8))
 _ENDED: Final = Outbound.ENDED
+_JOIN_SIZE: Final = 16384
 _AUTHORIZER: Final = int(Role.AUTHORIZER)
 _FILTER: Final = int(Role.FILTER)
 
@@ -201,7 +201,7 @@ class ServerConnection(RecordReader):
         request.received += size
         self.params_held += size
         if not request.block:
-            request.block = bytes(content)
+            request.block = content if type(content) is bytes else bytes(content)
         elif isinstance(request.block, bytes):
             request.block = bytearray(request.block)
             request.block += content
@@ -336,13 +336,14 @@ class ServerConnection(RecordReader):
             return
         id = request.id
         out = self.outgoing
-        if 0 < len(data) <= MAX_SENT_CONTENT:
-            out.append(HEADER.pack(VERSION, _STDOUT, id, len(data), 0))
-            out.append(data)
+        if type(data) is bytes and 0 < len(data) <= _JOIN_SIZE:
+            # Joined here, a small answer is one buffer, and there is nothing to gather later.
+            header = HEADER.pack(VERSION, _STDOUT, id, len(data), 0)
+            out.append(header + data + encode_completion(id, app_status))
         else:
             encode_stream(out, _STDOUT, id, data)
+            out.append(encode_completion(id, app_status))
         request.outbound = _ENDED
-        out.append(encode_completion(id, app_status))
         if request.keep_conn and request.inbound is _IN_ENDED:
             del self.requests[id]
         else:

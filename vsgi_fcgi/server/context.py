@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import gevent
@@ -89,10 +90,10 @@ class MainContext:
         config = self.config
         pool: Pool | None = None
         workers = 1
+        base = base_environ(multithread=False, vsgi_fcgi__main_context=self.calls)
+        run = partial(run_request, app, base)
         if config.worker == "thread":
-            threads = ThreadPool(
-                lambda reply: run_request(app, base, reply), self.loop, self.mailbox
-            )
+            threads = ThreadPool(run, self.loop, self.mailbox)
             workers = threads.start(config.threads)
             if workers:
                 pool = threads
@@ -104,7 +105,7 @@ class MainContext:
                     config.threads,
                     "" if workers else "; the app runs in the main context instead",
                 )
-        base = base_environ(multithread=not self._inside, vsgi_fcgi__main_context=self.calls)
+        base["wsgi.multithread"] = not self._inside
         requests = min(config.max_queued + max(workers, 1), config.max_requests_per_connection)
         self.limits = Limits(
             config.max_requests_per_connection, config.max_params_bytes, config.max_params_count
@@ -115,9 +116,7 @@ class MainContext:
             "FCGI_MPXS_CONNS": "1",
         }
         if pool is None:
-            pool = MainWorker(
-                lambda reply: run_request(app, base, reply), self.loop, self.mailbox, self._drain
-            )
+            pool = MainWorker(run, self.loop, self.mailbox, self._drain)
         return pool
 
     # Waking up.

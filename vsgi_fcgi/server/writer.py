@@ -104,7 +104,9 @@ class Writer:
                 output.close()
         elif output is None and not self._ready and not self.blocked:
             self._complete(reply)
-            self.touch()
+            if not self.dirty:
+                self.dirty = True
+                self._context.dirty.append(self)
         elif not reply.queued and not (output is not None and output.loading):
             reply.hold()
             self._queue(reply)
@@ -224,6 +226,10 @@ class Writer:
         connection, request = self._connection, reply.request
         if reply.output is not None:
             reply.output.close()
+        elif not reply.broken and not reply.has_stderr:
+            request.context = None
+            connection.respond(request, reply.final, reply.app_status)
+            return
         if reply.broken and len(connection.requests) == 1:
             # Only the end of the connection tells the web server that the answer is broken.
             request.context = None
@@ -268,10 +274,10 @@ class Writer:
 
     def _send(self, buffers: list[Buffer]) -> bool:
         """Hand a batch to the kernel; what it does not take is kept, and the rest must wait."""
-        size = sum(map(len, buffers))
+        size = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         try:
             if size <= _JOIN_SIZE:
-                data = b"".join(buffers)
+                data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
                 sent = self._channel.sock.send(data)
                 if sent == size:
                     self.sent += sent
