@@ -143,6 +143,7 @@ class Assembler:
             self._write_out(channel, request, body)
         elif body.ended:
             self._context.dispatcher.submit(channel, request, body)
+            self._context.hand_over()
         channel.resume()
 
     def _refuse_size(self, channel: Channel, request: Request) -> None:

@@ -86,6 +86,7 @@ class Channel:
             events = connection.receive_data(data)
             if events:
                 context.assembler.handle(self, events)
+                context.hand_over()
             if connection.params_held != self._params:
                 self._count_params()
                 if context.params.used > context.params.limit:

@@ -53,6 +53,7 @@ class MainContext:
         params: bytes of params that have come in part.
         spool: bytes of temporary files.
         make_gate: makes what a worker waits at.
+        hand_over: to be called when requests were submitted, once for many.
     """
 
     def __init__(self, app: App, config: Config, log: Log) -> None:
@@ -81,6 +82,7 @@ class MainContext:
         self._inside = True
         self._pool = self._start_pool(app)
         self.make_gate: Callable[[], Gate] = GreenletGate if self._inside else ThreadGate
+        self.hand_over = self._pool.hand_over
         self.dispatcher = Dispatcher(self, self._pool)
         self.assembler = Assembler(self)
         self.timeouts = Timeouts(self)

@@ -24,6 +24,9 @@ class Pool(Protocol):
     def submit(self, reply: Reply) -> None:
         """Queue a request; the pool owns it from here on."""
 
+    def hand_over(self) -> None:
+        """See to it that what was queued is run: called once for all that one read brought."""
+
     def remove(self, reply: Reply) -> bool:
         """Take a request back; False if a worker has it already."""
 

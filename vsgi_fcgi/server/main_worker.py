@@ -46,17 +46,21 @@ class MainWorker:
         self._hub = gevent.get_hub()
         self._greenlet = gevent.spawn_raw(self._work)
         # As long as it is busy, it looks for work by itself.
-        self._scheduled = True
+        self._busy = True
         self._in_turn = False
         self._stopping = False
 
     @main_only
     def submit(self, reply: Reply) -> None:
-        """Queue a request; it runs at the end of the loop's round."""
+        """Queue a request; it runs at the next `hand_over`."""
         self.jobs.append(reply)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.run_callback(self._turn)
+
+    @main_only
+    def hand_over(self) -> None:
+        """Run what was queued, now: what was just read is still in the processor's caches."""
+        if self.jobs and not self._busy:
+            self._busy = True
+            self._turn()
 
     @main_only
     def remove(self, reply: Reply) -> bool:
@@ -68,7 +72,7 @@ class MainWorker:
         return True
 
     def _turn(self) -> None:
-        """Run apps, then send their answers, in one callback of the loop."""
+        """Run apps, then send their answers. In the hub's greenlet."""
         self._in_turn = True
         self._greenlet.switch()
         # Here again when the greenlet has nothing to do, or when an app waits cooperatively.
@@ -92,13 +96,13 @@ class MainWorker:
             elif self._stopping:
                 break
             else:
-                self._scheduled = False
+                self._busy = False
             self._hub.switch()
         contract.leave_worker()
 
     def stop(self) -> None:
         """End the greenlet when it finds nothing more to do."""
         self._stopping = True
-        if not self._scheduled:
-            self._scheduled = True
+        if not self._busy:
+            self._busy = True
             self._loop.run_callback(self._turn)

@@ -85,11 +85,15 @@ class ThreadPool:
 
     @main_only
     def submit(self, reply: Reply) -> None:
-        """Queue a request; a thread is woken at the end of the loop's round."""
+        """Queue a request; a thread that is at work may take it at once."""
         self.jobs.append(reply)
-        if not self._handing_over:
+
+    @main_only
+    def hand_over(self) -> None:
+        """Have a thread woken for what was queued, at the end of the loop's round."""
+        if self.jobs and not self._handing_over:
             self._handing_over = True
-            self._loop.run_callback(self._hand_over)
+            self._loop.run_callback(self._wake_for_all)
 
     @main_only
     def remove(self, reply: Reply) -> bool:
@@ -100,7 +104,7 @@ class ThreadPool:
             return False
         return True
 
-    def _hand_over(self) -> None:
+    def _wake_for_all(self) -> None:
         self._handing_over = False
         waiting = len(self.jobs)
         if waiting:
