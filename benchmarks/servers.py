@@ -88,13 +88,17 @@ def reference(name: str, path: str, mode: str, cpus: set[int]) -> Measured:
     return Measured(name, [sys.executable, path, mode, "{socket}", "hello:app"], cpus)
 
 
-def load(server: Measured, cpu: int | None, **options: int) -> dict[str, Any]:
+def load(
+    server: Measured, cpu: int | None, *, spin: bool = False, **options: int
+) -> dict[str, Any]:
     """Run the load generator against a server; adds the server's CPU time per request."""
     command = [sys.executable, str(HERE / "load.py"), f"unix:{server.socket}"]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     if cpu is not None:
         command += ["--cpu", str(cpu)]
+        if spin:
+            command.append("--spin")
     before = server.cpu_seconds()
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     spent = server.cpu_seconds() - before
