@@ -69,8 +69,8 @@ class Config:
         default_threads(), "native threads that run the app (4 a core, at most 32)", least=1
     )
     switch_interval: float = setting(
-        0.001,
-        "seconds for which a computing thread keeps the others waiting (Python's own: 0.005)",
+        0.005,
+        "seconds for which a computing thread keeps the others waiting; less is fairer, and dearer",
         least=0.00001,
     )
     log_level: str = setting(

@@ -113,8 +113,7 @@ class Server:
         """
         if not self._listeners:
             self.listen()
-        # The process is ours: an app that computes is not to hold up the main context for 5 ms at
-        # each of its turns. With four such clients this halves a neighbour's wait, and more.
+        # Here the process is ours; a server that is embedded with `start` is a guest in it.
         sys.setswitchinterval(self.config.switch_interval)
         in_main_thread = threading.current_thread() is threading.main_thread()
         return self._serve(with_signals=in_main_thread)
