@@ -158,6 +158,37 @@ print("served")
     assert run_script(script) == "served\n"
 
 
+def test_every_pause_is_as_long_as_the_first() -> None:
+    """A libev timer that is merely started again has no time left: it would never pause."""
+    script = """
+import os, resource, time
+from support.server import hello, logged, running, wait_until
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+with logged() as log, running(hello, threads=1, accept_pause=0.1) as server:
+    def pauses():
+        return sum("trying again" in line for line in log.lines)
+    held = []
+    waiting = server.connect()
+    waiting.get("/taken")
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        os.close(held.pop())
+    second = server.connect()
+    wait_until(lambda: pauses() >= 1)
+    begun = time.monotonic()
+    wait_until(lambda: pauses() >= 4)
+    print(time.monotonic() - begun)
+    while held:
+        os.close(held.pop())
+    second.get("/second")
+"""
+    # Three pauses; the first may have begun before the clock was read.
+    assert float(run_script(script)) > 0.19
+
+
 def test_the_soft_limit_of_descriptors_is_raised_at_start() -> None:
     script = """
 import resource
