@@ -29,6 +29,9 @@ from vsgi_fcgi.wsgi.runner import App
 _LOG_FLUSH = 2.0
 """Seconds that the log gets to write what waits when the process ends."""
 
+_LAST_SWITCH_INTERVAL = 0.0001
+"""Seconds that a computing thread keeps the others waiting once the process is to end at once."""
+
 _SPARE_DESCRIPTORS = 512
 """Descriptors for everything but connections and temporary files."""
 
@@ -260,6 +263,8 @@ class Server:
 
     def _exit_now(self, why: str) -> None:
         """End the process. In a native thread, while the main context may be busy for ever."""
+        # An app that computes would hold up each step of what is left to do.
+        sys.setswitchinterval(_LAST_SWITCH_INTERVAL)
         context = self._context
         count = len(context.channels) if context is not None else 0
         self._log.warning("%s: leaving with %d connections open", why, count)
