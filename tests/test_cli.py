@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.processes import unmeasured
 
 import vsgi_fcgi
 from vsgi_fcgi.cli import main
@@ -141,7 +140,6 @@ def test_the_command_is_cheap_to_import() -> None:
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=unmeasured(),
         capture_output=True,
         text=True,
         check=True,

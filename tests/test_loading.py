@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.processes import unmeasured
 
 import vsgi_fcgi
 from vsgi_fcgi.cli.loading import load_app, parse_app_name
@@ -350,7 +349,6 @@ else:
     run = subprocess.run(
         [sys.executable, "-c", script],
         cwd=root,
-        env=unmeasured(),
         capture_output=True,
         text=True,
         check=True,
