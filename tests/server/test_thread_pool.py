@@ -154,8 +154,8 @@ def test_no_thread_for_log_and_disk_is_no_reason_to_stop(monkeypatch: pytest.Mon
     def refuse(function: object, args: object) -> int:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("vsgi_fcgi.server.log.start_new_thread", refuse)
-    monkeypatch.setattr("vsgi_fcgi.server.disk.start_new_thread", refuse)
+    monkeypatch.setattr("vsgi_fcgi.server.log.start_thread", refuse)
+    monkeypatch.setattr("vsgi_fcgi.server.disk.start_thread", refuse)
     with logged() as log, running(hello, body_memory_bytes=1000) as server:
         client = server.connect()
         assert client.get("/upload", b"x" * 50_000).body == b"/upload"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vsgi_fcgi.server.mailbox import Mailbox
-from vsgi_fcgi.server.native import SimpleQueue, allocate_lock, start_new_thread
+from vsgi_fcgi.server.native import SimpleQueue, allocate_lock, start_thread
 
 Task = Callable[[], Any]
 Done = Callable[[Any], object]
@@ -42,7 +42,7 @@ class Disk:
         """
         if not self._started and self._possible:
             try:
-                start_new_thread(self._work, ())
+                start_thread(self._work, "vsgi-fcgi-disk")
                 self._started = True
             except RuntimeError:
                 # No more threads on this host: a stalled main context beats a failed upload.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from types import TracebackType
 
-from vsgi_fcgi.server.native import SimpleQueue, allocate_lock, start_new_thread
+from vsgi_fcgi.server.native import SimpleQueue, allocate_lock, start_thread
 
 _formatter = logging.Formatter()
 
@@ -33,7 +33,7 @@ class Log:
     def start(self) -> None:
         """Start the thread; where none can be had, records are written by whoever has them."""
         try:
-            start_new_thread(self._write, ())
+            start_thread(self._write, "vsgi-fcgi-log")
         except RuntimeError:
             return
         self._started = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from _queue import SimpleQueue
 from collections.abc import Callable
+from threading import Thread
 from typing import Protocol
 
 from gevent import monkey
@@ -30,8 +31,23 @@ class Lock(Protocol):
 
 allocate_lock: Callable[[], Lock] = monkey.get_original("_thread", "allocate_lock")
 get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
-start_new_thread: Callable[[Callable[[], object], tuple[()]], int] = monkey.get_original(
+_start_new_thread: Callable[[Callable[[], object], tuple[()]], int] = monkey.get_original(
     "_thread", "start_new_thread"
 )
 
-__all__ = ["Lock", "SimpleQueue", "allocate_lock", "get_ident", "start_new_thread"]
+
+def start_thread(target: Callable[[], object], name: str) -> None:
+    """Start a native thread that does not keep the process alive.
+
+    Where `threading` is as Python ships it, the thread has a name for debuggers and logs.
+
+    Raises:
+        RuntimeError: the system allows no more threads.
+    """
+    if monkey.is_module_patched("threading"):
+        _start_new_thread(target, ())
+    else:
+        Thread(target=target, name=name, daemon=True).start()
+
+
+__all__ = ["Lock", "SimpleQueue", "allocate_lock", "get_ident", "start_thread"]

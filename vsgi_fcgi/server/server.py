@@ -20,7 +20,7 @@ from vsgi_fcgi.server.context import MainContext
 from vsgi_fcgi.server.gates import ThreadGate
 from vsgi_fcgi.server.listeners import Listener, open_listener
 from vsgi_fcgi.server.log import Log
-from vsgi_fcgi.server.native import start_new_thread
+from vsgi_fcgi.server.native import start_thread
 from vsgi_fcgi.server.patching import check_patching
 from vsgi_fcgi.server.peers import allowed_peers
 from vsgi_fcgi.server.signals import Signals
@@ -146,7 +146,7 @@ class Server:
                 gevent.get_hub().destroy(destroy_loop=True)
                 self._ended.open()
 
-        start_new_thread(serve, ())
+        start_thread(serve, "vsgi-fcgi-main")
         ready.wait(None)
         if failure:
             self._ended = None

@@ -11,7 +11,7 @@ from typing import Any
 from gevent import monkey
 
 from vsgi_fcgi.server.loop import READ, Loop
-from vsgi_fcgi.server.native import SimpleQueue, start_new_thread
+from vsgi_fcgi.server.native import SimpleQueue, start_thread
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -68,7 +68,7 @@ class Signals:
             self._before.append((number, signal.signal(number, self._handle)))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         try:
-            start_new_thread(self._keep_deadline, ())
+            start_thread(self._keep_deadline, "vsgi-fcgi-deadline")
         except RuntimeError:
             # This host allows no more threads: the loop has to keep the time.
             self._deadline_timer = self._loop.timer(self._grace)
