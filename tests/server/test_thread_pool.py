@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable
 
 import pytest
 from support.fcgi import whole_request
 from support.server import hello, logged, respond, running, wait_in_app, wait_until
 
+from vsgi_fcgi.server.reply import Reply
+from vsgi_fcgi.server.thread_pool import ThreadPool
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 
@@ -161,3 +164,30 @@ def test_no_thread_for_log_and_disk_is_no_reason_to_stop(monkeypatch: pytest.Mon
         assert client.get("/upload", b"x" * 50_000).body == b"/upload"
         assert client.get("/next").body == b"/next"
     assert log.has("stopped")
+
+
+class TakenMeanwhile(deque[Reply]):
+    """Requests of which a thread takes the last between two looks at them."""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 2
+
+
+def test_requests_that_are_taken_while_a_check_is_arranged() -> None:
+    """Else the check would count as due for ever, and held-back answers would wait for it."""
+    due: list[bool] = []
+
+    with running(hello) as server:
+
+        def arrange() -> None:
+            pool = ThreadPool(lambda reply: None, server.context.loop, server.context.mailbox)
+            pool.jobs = TakenMeanwhile()
+            pool._wake_for_all()
+            due.append(pool._checking)
+            pool.stop()
+
+        server.in_context(arrange)
+    assert due == [False]

@@ -113,8 +113,11 @@ class ThreadPool:
                 self._check_soon()
 
     def _check_soon(self) -> None:
+        try:
+            self._first = self.jobs[0]
+        except IndexError:
+            return  # threads have taken them all since we looked
         self._checking = True
-        self._first = self.jobs[0] if self.jobs else None
         self._began = time.monotonic()
         self._computed = time.process_time()
         # From now on, and not from when the loop's round began, which may be a while ago.
@@ -125,13 +128,14 @@ class ThreadPool:
         self._checking = False
         self._timer.stop()
         self._mailbox.ring()
+        before, self._first = self._first, None
         try:
             first = self.jobs[0]
         except IndexError:
             return
         now = time.monotonic()
         busy = time.process_time() - self._computed >= _BUSY * (now - self._began)
-        if first is self._first or not busy:
+        if first is before or not busy:
             self._wary_until = now + _WARY
             self._quick = False
             # With no thread idle there is nothing to see to: whichever ends next goes on.
