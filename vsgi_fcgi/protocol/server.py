@@ -344,10 +344,7 @@ class ServerConnection(RecordReader):
             encode_stream(out, _STDOUT, id, data)
             out.append(encode_completion(id, app_status))
         request.outbound = _ENDED
-        if request.keep_conn and request.inbound is _IN_ENDED:
-            del self.requests[id]
-        else:
-            self._release(request)
+        self._release(request)
 
     def send_stderr(self, request: Request, data: Buffer) -> int:
         """Send the STDERR stream, whole, with its end; nothing once the request has ended.

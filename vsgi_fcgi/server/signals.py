@@ -87,7 +87,7 @@ class Signals:
     def _on_byte(self) -> None:
         try:
             self._receiving.recv(4096)
-        except (OSError, BlockingIOError):
+        except OSError:
             return
 
     def _stop(self) -> None:

@@ -104,19 +104,21 @@ class Writer:
                 output.close()
         elif output is None and not self._ready and not self.blocked:
             self._complete(reply)
-            if not self.dirty:
-                self.dirty = True
-                self._context.dirty.append(self)
+            self.touch()
         elif not reply.queued and not (output is not None and output.loading):
             reply.hold()
             self._queue(reply)
 
     def _queue(self, reply: Reply) -> None:
+        """Give a reply a turn, soon."""
+        self._line_up(reply)
+        self.touch()
+
+    def _line_up(self, reply: Reply) -> None:
         reply.queued = True
         if self._ready is None:
             self._ready = deque()
         self._ready.append(reply)
-        self.touch()
 
     def touch(self) -> None:
         """Have `flush` called when the current batch of work is done."""
@@ -199,16 +201,11 @@ class Writer:
                 size += len(piece)
                 output.credit(len(piece))
             if pieces:
-                self._queue_again(reply)
+                self._line_up(reply)
                 return size
         if reply.finished:
             self._complete(reply)
         return size + len(reply.final)
-
-    def _queue_again(self, reply: Reply) -> None:
-        assert self._ready is not None
-        reply.queued = True
-        self._ready.append(reply)
 
     def _shorten(self, reply: Reply) -> None:
         """Make one piece of a small answer that is all there, so that STDERR can go first."""
@@ -226,17 +223,12 @@ class Writer:
         connection, request = self._connection, reply.request
         if reply.output is not None:
             reply.output.close()
-        elif not reply.broken and not reply.has_stderr:
-            request.context = None
-            connection.respond(request, reply.final, reply.app_status)
-            return
-        if reply.broken and len(connection.requests) == 1:
-            # Only the end of the connection tells the web server that the answer is broken.
-            request.context = None
-            connection.break_off(request)
-            return
         # The reply refers to the request: parted, both go without the garbage collector.
         request.context = None
+        if reply.broken and len(connection.requests) == 1:
+            # Only the end of the connection tells the web server that the answer is broken.
+            connection.break_off(request)
+            return
         if not reply.has_stderr:
             connection.respond(request, reply.final, reply.app_status)
             return
@@ -274,28 +266,23 @@ class Writer:
 
     def _send(self, buffers: list[Buffer]) -> bool:
         """Hand a batch to the kernel; what it does not take is kept, and the rest must wait."""
-        size = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+        size = sum(map(len, buffers))
         try:
             if size <= _JOIN_SIZE:
-                data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
-                sent = self._channel.sock.send(data)
-                if sent == size:
-                    self.sent += sent
-                    return True
-                buffers = [memoryview(data)[sent:]]
+                if len(buffers) > 1:
+                    buffers = [b"".join(buffers)]
+                sent = self._channel.sock.send(buffers[0])
             else:
                 sent = self._channel.sock.sendmsg(buffers[:_MAX_BUFFERS])
-                if sent == size:
-                    self.sent += sent
-                    return True
-                buffers = _rest(buffers, sent)
         except BlockingIOError:
             sent = 0
         except OSError:
             self._channel.lose()
             return False
         self.sent += sent
-        self._unsent = buffers
+        if sent == size:
+            return True
+        self._unsent = _rest(buffers, sent)
         self._unsent_size = size - sent
         self._context.memory.force(self._unsent_size)
         self._block()
