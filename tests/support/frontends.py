@@ -25,14 +25,14 @@ _ATTEMPTS = 5
 def find(program: str) -> str:
     """Where a program is.
 
-    Without it the test is skipped, and fails where VSGI_FCGI_REQUIRE_FRONT_ENDS is 1.
+    Without it the test is skipped, and fails where REQUIRE_FRONT_ENDS is 1.
     """
     path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is not None:
         return path
     message = f"{program} is not installed"
-    if os.environ.get("VSGI_FCGI_REQUIRE_FRONT_ENDS") == "1":
-        pytest.fail(f"{message}, and VSGI_FCGI_REQUIRE_FRONT_ENDS is 1")
+    if os.environ.get("REQUIRE_FRONT_ENDS") == "1":
+        pytest.fail(f"{message}, and REQUIRE_FRONT_ENDS is 1")
     pytest.skip(message)
 
 

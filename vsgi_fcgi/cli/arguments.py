@@ -1,49 +1,51 @@
-"""The command line's options: those of VSGI, and one for every field of `Config`."""
+"""The command line: an option for every field of `Options`, and what asks for information."""
 
 from __future__ import annotations
 
 import argparse
-import typing
-from argparse import Action, ArgumentTypeError
+from argparse import Action, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass
 from typing import Any, NoReturn
 
-from vsgi_fcgi import __version__
+from vsgi_fcgi.cli.kinds import Kind, kind_of
+from vsgi_fcgi.cli.options import GROUPS, OPTIONS, option_name
 from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.server.addresses import Address, addresses_from_options
-from vsgi_fcgi.server.config import Config
 
 PROGRAM = "vsgi-fcgi"
 
-_DESCRIPTION = "Serve a WSGI app to a web server that speaks FastCGI."
-_APP_HELP = (
-    "MODULE:NAME, MODULE:FACTORY() or PATH/FILE.py:NAME; without a NAME it is application, else app"
-)
-_EPILOG = (
+DESCRIPTION = "Serve a WSGI app to a web server that speaks FastCGI."
+EPILOG = (
     "Without an option of where to listen, the listening socket is descriptor 0, where a web"
-    " server or spawn-fcgi puts it."
+    " server or spawn-fcgi puts it. Each option may also stand in the environment, as in"
+    " VSGI_FCGI_THREADS=8, or in the configuration file, as in threads = 8; the command line has"
+    " precedence over the environment, and both have over the file."
 )
+EXIT_STATUSES = {
+    0: "every request was answered",
+    1: "requests were cut off: the graceful timeout passed, or a second signal came",
+    2: "something has to be mended first, and a sentence on stderr says what",
+    130: "Ctrl-C before the server ran",
+}
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 @dataclass(frozen=True, slots=True)
-class Arguments:
+class CommandLine:
     """What the command line says.
 
     Attributes:
-        app: the app's name, not looked at yet.
-        config: the server's settings.
-        addresses: where to listen; never empty.
-        chdir: the folder to work in; None for the present one.
+        given: values by the names of fields of `Options`; what was not said is absent.
+        config: the configuration file; None if it is not named.
+        action: what to do instead of serving: ``check_config``, ``print_config``, or None.
     """
 
-    app: str
-    config: Config
-    addresses: list[Address]
-    chdir: str | None
+    given: dict[str, Any]
+    config: str | None
+    action: str | None
 
 
-def parse(argv: Sequence[str] | None) -> Arguments:
+def parse(argv: Sequence[str] | None) -> CommandLine:
     """Read the command line.
 
     Args:
@@ -51,16 +53,16 @@ def parse(argv: Sequence[str] | None) -> Arguments:
 
     Raises:
         UsageError: something in it cannot be understood.
-        SystemExit: after ``--help`` and ``--version``.
+        SystemExit: after what gives information, such as ``--help``.
     """
-    options = vars(make_parser().parse_args(argv))
-    settings = {item.name: options.pop(item.name) for item in fields(Config)}
-    app, chdir = options.pop("app"), options.pop("chdir")
-    try:
-        config = Config(**settings)
-    except UsageError as error:
-        raise UsageError(_with_option(str(error))) from error
-    return Arguments(app, config, addresses_from_options(**options), chdir)
+    found = vars(make_parser().parse_args(argv))
+    config, action = found.pop("config", None), found.pop("action", None)
+    if found.get("app", "") is None:
+        del found["app"]
+    given = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+    }
+    return CommandLine(given, config, action)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -68,124 +70,79 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [OPTIONS] APP",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        description=DESCRIPTION,
+        epilog=EPILOG,
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
     )
-    parser.add_argument("app", metavar="APP", help=_APP_HELP)
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    parser.add_argument(
-        "--chdir", metavar="DIR", help="work in this folder, from which the app is imported"
-    )
-    _add_addresses(parser)
-    _add_settings(parser)
+    parser.add_argument("app", metavar="APP", nargs="?", help=_help(OPTIONS["app"], kind_of("app")))
+    _add_information(parser.add_argument_group("information"))
+    titles = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
+    for item in OPTIONS.values():
+        if item.name != "app":
+            _add_setting(titles[item.metadata["group"]], item)
     return parser
 
 
-def _add_addresses(parser: argparse.ArgumentParser) -> None:
-    """Add VSGI's options by VSGI's names, and ``--bind``."""
-    group = parser.add_argument_group("where to listen (options may be repeated and mixed)")
-
-    def repeatable(*names: str, **settings: Any) -> None:
-        group.add_argument(*names, action="append", default=[], **settings)
-
-    repeatable(
-        "--address",
-        "-a",
-        metavar="HOST[:PORT]",
-        help="a TCP address; a HOST alone is combined with every --port",
+def _add_information(group: Any) -> None:
+    group.add_argument("--help", "-h", action="help", help="show this and leave")
+    group.add_argument(
+        "--version", action=_Version, nargs=0, help="show the versions of all that takes part"
     )
-    repeatable(
-        "--port",
-        "-p",
-        type=_whole_number,
-        metavar="PORT",
-        help="a port on loopback, IPv4 and IPv6; 0 is random",
+    group.add_argument(
+        "--config", "-c", metavar="FILE", help="configuration file in TOML (pyproject.toml)"
     )
-    repeatable("--socket", "-s", metavar="PATH", help="a UNIX socket")
-    repeatable(
-        "--file-descriptor",
-        "-f",
-        type=_whole_number,
-        metavar="FD",
-        help="a listening socket that the process was started with",
-    )
-    repeatable(
-        "--bind",
-        "-b",
-        metavar="ADDRESS",
-        help="HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME (abstract) or fd://N",
-    )
-    for names, text in (
-        (("--any", "-A"), "open --port on every interface and not on loopback alone"),
-        (("--ipv4-only", "-4"), "leave IPv6 alone"),
-        (("--ipv6-only", "-6"), "leave IPv4 alone"),
+    for name, text in (
+        ("check_config", "load the app, say what would be used, and leave"),
+        ("print_config", "print all settings as a configuration file, and where each comes from"),
     ):
-        group.add_argument(*names, action="store_true", help=text)
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every field of `Config`, under the heading of its group."""
-    types = typing.get_type_hints(Config)
-    groups: dict[str, Any] = {}
-    for item in fields(Config):
-        title = item.metadata["group"]
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        convert, metavar = _TYPES[types[item.name]]
-        choices = item.metadata["choices"]
-        groups[title].add_argument(
-            option_name(item.name),
-            type=convert,
-            default=item.default,
-            choices=choices or None,
-            metavar=None if choices else metavar,
-            help=_help(item),
+        group.add_argument(
+            option_name(name), dest="action", action="store_const", const=name, help=text
         )
+    group.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=SHELLS,
+        help="print the completion script for a shell; needs the extra completion",
+    )
 
 
-def option_name(field_name: str) -> str:
-    """The option for a field of `Config`."""
-    return f"--{field_name.replace('_', '-')}"
+def _add_setting(group: Any, item: Field[Any]) -> None:
+    kind, metadata = kind_of(item.name), item.metadata
+    names = (option_name(item.name), *metadata["aliases"])
+    text = _help(item, kind)
+    if isinstance(item.default, bool):
+        group.add_argument(*names, action=BooleanOptionalAction, help=text)
+        return
+    choices = metadata["choices"] or None
+    group.add_argument(
+        *names,
+        action="append" if kind.many else "store",
+        type=_converter(kind),
+        choices=choices,
+        metavar=None if choices else metadata["metavar"] or kind.metavar,
+        help=text,
+    )
 
 
-def _help(item: Field[Any]) -> str:
+def _converter(kind: Kind) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            return kind.read(text)
+        except ValueError as error:
+            raise ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _help(item: Field[Any], kind: Kind) -> str:
     text = str(item.metadata["help"]).replace("%", "%%")
-    if item.default is None:
+    default = item.default
+    if default is None or default == () or default is False:
         return text
-    default = f"{item.default:g}" if isinstance(item.default, float) else item.default
-    return f"{text} (default: {default})"
-
-
-def _with_option(message: str) -> str:
-    """`Config` begins its messages with a field's name; people know the option's."""
-    name, space, rest = message.partition(" ")
-    known = any(item.name == name for item in fields(Config))
-    return f"{option_name(name)}{space}{rest}" if known else message
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no number") from None
-
-
-# For each type of a field in `Config`: what reads it, and what --help calls it.
-_TYPES: dict[object, tuple[Callable[[str], Any], str]] = {
-    int: (_whole_number, "N"),
-    float: (_number, "SECONDS"),
-    str: (str, "TEXT"),
-    str | None: (str, "TEXT"),
-}
+    return f"{text} (default: {kind.show(default).strip(chr(34))})"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -196,13 +153,32 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Names the value of an option once: ``--port, -p PORT``."""
+    """Names the value of an option once: ``--port, -p PORT``; and no ``--no-`` beside each."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)
 
     def _format_action_invocation(self, action: Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
+        names = [name for name in action.option_strings if not name.startswith("--no-")]
+        if not names or action.nargs == 0:
+            return ", ".join(names) or super()._format_action_invocation(action)
         value = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{', '.join(action.option_strings)} {value}"
+        return f"{', '.join(names)} {value}"
+
+
+class _Version(Action):
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        from vsgi_fcgi.cli.versions import versions
+
+        parser.exit(0, f"{versions()}\n")
+
+
+class _PrintCompletion(Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, shell: Any, *rest: object
+    ) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--print-completion needs shtab: pip install 'vsgi-fcgi[completion]'")
+        parser.exit(0, f"{shtab.complete(parser, shell)}\n")

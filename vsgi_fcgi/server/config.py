@@ -1,19 +1,23 @@
-"""Every setting of the server: one frozen dataclass, from which the command line is derived.
+"""Every setting of the server: one frozen dataclass.
 
-A field's metadata holds its help text, its unit and its bounds. Whoever adds a setting adds
-a field here and nothing else: ``vsgi_fcgi.cli.arguments`` makes the option from it.
+A field's metadata holds its help text, its unit and its bounds. Whoever adds a setting adds a
+field and nothing else: the command line, the environment variables, the configuration file and
+the reference are made from it. `vsgi_fcgi.cli.options.Options` extends it by what only a process
+of its own can be told.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
 from vsgi_fcgi.exceptions import UsageError
 
 WORKERS = ("thread", "main")
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+Octal = Annotated[int, "octal"]
+"""The bits of a file's mode, which people write in octal."""
 
 
 def setting(
@@ -22,7 +26,10 @@ def setting(
     *,
     group: str = "server",
     least: float | None = None,
+    most: float | None = None,
     choices: tuple[str, ...] = (),
+    metavar: str = "",
+    aliases: tuple[str, ...] = (),
 ) -> Any:
     """One field of `Config`.
 
@@ -31,11 +38,22 @@ def setting(
         help: a sentence for ``--help`` and the reference; it names the unit.
         group: the heading under which ``--help`` lists it.
         least: the smallest value that is allowed.
+        most: the largest value that is allowed.
         choices: the only values that are allowed.
+        metavar: what the value is called in ``--help``, if its type says too little.
+        aliases: further names of its option, such as ``-b``.
     """
     return field(
         default=default,
-        metadata={"help": help, "group": group, "least": least, "choices": choices},
+        metadata={
+            "help": help,
+            "group": group,
+            "least": least,
+            "most": most,
+            "choices": choices,
+            "metavar": metavar,
+            "aliases": aliases,
+        },
     )
 
 
@@ -58,7 +76,10 @@ class Config:
     """
 
     backlog: int = setting(
-        1024, "connections that may wait to be accepted on each listener", least=1
+        1024,
+        "connections that may wait to be accepted on each listener",
+        group="listening",
+        least=1,
     )
     worker: str = setting(
         "thread",
@@ -73,8 +94,43 @@ class Config:
         "seconds for which a computing thread keeps the others waiting; less is fairer, and dearer",
         least=0.00001,
     )
-    log_level: str = setting(
-        "info", "the least severe messages that are logged", choices=LOG_LEVELS
+    spool_dir: str | None = setting(
+        None, "folder for temporary files (TMPDIR, else /tmp)", metavar="DIR"
+    )
+
+    socket_mode: Octal = setting(
+        0o660,
+        "permissions of the UNIX sockets that it makes, in octal",
+        group="listening",
+        least=0,
+        most=0o777,
+        metavar="MODE",
+    )
+    socket_user: str | None = setting(
+        None,
+        "owner of the UNIX sockets that it makes, by name or number (whoever starts it)",
+        group="listening",
+        metavar="USER",
+    )
+    socket_group: str | None = setting(
+        None,
+        "group of the UNIX sockets that it makes, by name or number (that of who starts it)",
+        group="listening",
+        metavar="GROUP",
+    )
+
+    access_log: str | None = setting(
+        None,
+        "file for a line about each request; - is standard output, logger is the logger"
+        " vsgi_fcgi.access (no access log)",
+        group="logging",
+        metavar="FILE",
+    )
+    access_log_format: str = setting(
+        "combined",
+        "combined, json, or a format string with gunicorn's names and ours",
+        group="logging",
+        metavar="FORMAT",
     )
 
     graceful_timeout: float = setting(
@@ -176,10 +232,6 @@ class Config:
         group="limits",
         least=1,
     )
-    spool_dir: str | None = setting(
-        None, "folder for temporary files (TMPDIR, else /tmp)", group="server"
-    )
-
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
@@ -188,6 +240,12 @@ class Config:
                 raise UsageError(
                     f"{item.name} is {value!r}, but must be one of {', '.join(choices)}"
                 )
+            most = item.metadata["most"]
+            shown = "{:04o}" if item.metadata["metavar"] == "MODE" else "{:g}"
             # `not (value >= least)` also refuses a NaN.
-            if least is not None and not value >= least:
-                raise UsageError(f"{item.name} is {value}, but must be at least {least:g}")
+            if least is not None and value is not None and not value >= least:
+                bound = f"at least {shown.format(least)}"
+                raise UsageError(f"{item.name} is {value}, but must be {bound}")
+            if most is not None and value is not None and not value <= most:
+                value, bound = shown.format(value), f"at most {shown.format(most)}"
+                raise UsageError(f"{item.name} is {value}, but must be {bound}")
