@@ -84,16 +84,17 @@ def configure(line: CommandLine, environment: Mapping[str, str]) -> Configuratio
         path = near if os.path.isfile(near) else None
     given: dict[str, Any] = {}
     origins = dict.fromkeys(OPTIONS, DEFAULT)
-    sources = [
-        ({} if path is None else from_file(path), lambda name: str(path)),
-        (variables, variable_name),
-        (line.given, option_name),
-    ]
-    for values, origin in sources:
+    labels: dict[str, str] = {}
+    file = {} if path is None else from_file(path)
+    for values, origin, label in (
+        (file, lambda name: str(path), lambda name: f"{key_name(name)} in {path}"),
+        (variables, variable_name, variable_name),
+        (line.given, option_name, option_name),
+    ):
         if any(name in values for name in LISTENING):
             for name in LISTENING:
                 given.pop(name, None)
                 origins[name] = DEFAULT
-        given |= values
-        origins |= {name: origin(name) for name in values}
-    return Configuration(make_options(given), origins)
+        for name, value in values.items():
+            given[name], origins[name], labels[name] = value, origin(name), label(name)
+    return Configuration(make_options(given, labels), origins)
