@@ -19,6 +19,7 @@ from support.server import (
     wait_until,
 )
 
+from vsgi_fcgi.server import acceptor
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 
@@ -97,6 +98,32 @@ def test_with_none_idle_who_connects_waits_until_one_becomes_idle(worker: str) -
         app.free.set()
         assert busy.answer(1).body == b"/held"
         assert waiting.answer(1).body == b"/waited"
+
+
+@pytest.mark.parametrize(("silence", "often"), [(3600.0, False), (0.0, True)])
+def test_that_none_is_idle_is_not_said_each_time(
+    silence: float, often: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptor, "_SILENCE", silence)
+    app = Door()
+    with logged() as log, running(app, max_connections=1) as server:
+        (door,) = server.server._acceptors
+        for number in range(3):
+            app.begun.clear()
+            app.free.clear()
+            busy = server.connect()
+            busy.ask(1, "/held", keep_conn=False)
+            assert app.begun.wait(10)
+            waiting = server.connect()
+            waiting.ask(1, f"/{number}", keep_conn=False)
+            wait_until(lambda: door._full)
+            app.free.set()
+            assert waiting.answer(1).body == b"/%d" % number
+            assert busy.answer(1).body == b"/held"
+            wait_until(lambda: not server.context.channels)
+        server.server.stop(10)
+        times = sum("none is idle" in line for line in log.lines)
+        assert times >= 3 if often else times == 1
 
 
 def test_many_more_clients_than_connections_are_all_served() -> None:

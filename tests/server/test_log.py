@@ -15,6 +15,10 @@ from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 
 
+def make_log(max_records: int = 10_000, max_bytes: int = 1_000_000) -> Log:
+    return Log(max_records, max_bytes)
+
+
 class Stuck(Messages):
     """A handler that hangs until it is let go."""
 
@@ -56,7 +60,7 @@ def test_a_handler_that_hangs_delays_no_answer(worker: str, stuck: Stuck) -> Non
 
 
 def test_what_does_not_fit_is_dropped_and_counted(stuck: Stuck) -> None:
-    log = Log(max_records=10)
+    log = make_log(max_records=10)
     log.start()
     try:
         log.warning("first")
@@ -66,15 +70,106 @@ def test_what_does_not_fit_is_dropped_and_counted(stuck: Stuck) -> None:
         stuck.free.set()
         assert log.flush(10)
         wait_until(lambda: len(stuck.lines) == 12)
-        assert "90 log records were dropped: the log is too slow" in stuck.lines
-        kept = [line for line in stuck.lines if "dropped" not in line]
+        assert sum(line.startswith("90 log records were lost") for line in stuck.lines) == 1
+        kept = [line for line in stuck.lines if "were lost" not in line]
         assert kept == ["first", *map(str, range(10))]
     finally:
         log.stop(10)
 
 
+def test_bytes_that_wait_are_bounded(stuck: Stuck) -> None:
+    log = make_log(max_bytes=10_000)
+    log.start()
+    try:
+        for _ in range(2):
+            stuck.hangs.clear()
+            stuck.free.clear()
+            stuck.lines.clear()
+            log.warning("%s", "first")
+            assert stuck.hangs.wait(10)
+            log.app_error("x" * 10_001)
+            for number in range(10):
+                log.app_error(f"{number}" * 3000)
+            log.warning("%s", "small")
+            stuck.free.set()
+            assert log.flush(10)
+            assert [line[:24] for line in stuck.lines if line[0] != "x"] == [
+                *("first", "8 log records were lost:"),
+                *("0" * 24, "1" * 24, "2" * 24, "small"),
+            ]
+    finally:
+        log.stop(10)
+
+
+def test_what_was_lost_is_a_warning(stuck: Stuck) -> None:
+    log = make_log(max_records=1)
+    log.start()
+    try:
+        log.logger.setLevel(logging.ERROR)
+        for _ in range(3):
+            log.error("said")
+        stuck.free.set()
+        assert log.flush(10)
+        log.error("said")
+        assert log.flush(10)
+        log.logger.setLevel(logging.NOTSET)
+        log.error("last")
+        assert log.flush(10)
+        *before, lost, last = stuck.lines
+        assert set(before) == {"said"}
+        assert lost[2:].startswith("log records were lost")
+        assert last == "last"
+    finally:
+        log.logger.setLevel(logging.NOTSET)
+        log.stop(10)
+
+
+def test_a_record_says_where_it_was_made_and_by_which_thread() -> None:
+    seen: list[logging.LogRecord] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    def speak() -> None:
+        log.warning("here")
+
+    log, handler = make_log(), Keeper()
+    log.logger.addHandler(handler)
+    log.start()
+    try:
+        thread = threading.Thread(target=speak, name="speaker")
+        thread.start()
+        thread.join(10)
+        log.stop(10)
+    finally:
+        log.logger.removeHandler(handler)
+    (record,) = seen
+    assert (record.pathname, record.funcName) == (__file__, "speak")
+    assert record.lineno == speak.__code__.co_firstlineno + 1
+    assert record.threadName == "speaker"
+
+
+def test_a_late_dict_config_silences_nothing() -> None:
+    log = make_log()
+    log.start()
+    with logged() as messages:
+        try:
+            log.warning("before")
+            assert log.flush(10)
+            for logger in (log.logger, logging.getLogger("vsgi_fcgi.app")):
+                logger.disabled = True
+            assert log.enabled(logging.WARNING)
+            log.logger.disabled = True
+            log.warning("after")
+            log.app_error("and the app")
+        finally:
+            log.stop(10)
+    assert messages.lines == ["before", "after", "and the app"]
+
+
 def test_order_is_kept_and_stop_writes_all() -> None:
-    log = Log(max_records=10_000)
+    log = make_log()
     log.start()
     with logged() as messages:
         for number in range(1000):
@@ -89,23 +184,24 @@ def test_a_handler_that_raises_ends_nothing() -> None:
             raise ValueError("broken handler")
 
     handler = Raising()
-    log = Log(max_records=100)
+    log = make_log()
+    log.logger.addHandler(handler)
+    log.warning("lost, without a thread")
     log.start()
-    logger = logging.getLogger("vsgi_fcgi")
-    logger.addHandler(handler)
     try:
-        log.warning("lost")
+        for _ in range(3):
+            log.warning("lost")
         assert log.flush(10)
     finally:
-        logger.removeHandler(handler)
+        log.logger.removeHandler(handler)
     with logged() as messages:
         log.warning("written")
         log.stop(10)
-    assert messages.has("written")
+    assert [line[:23] for line in messages.lines] == ["3 log records were lost", "written"]
 
 
 def test_stop_waits_for_a_handler_that_hangs_no_longer_than_told(stuck: Stuck) -> None:
-    log = Log(max_records=100)
+    log = make_log()
     log.start()
     log.warning("hangs")
     assert stuck.hangs.wait(10)
@@ -115,7 +211,7 @@ def test_stop_waits_for_a_handler_that_hangs_no_longer_than_told(stuck: Stuck) -
 
 
 def test_a_level_that_nobody_sees_costs_no_record() -> None:
-    log = Log(max_records=100)
+    log = make_log()
     with logged() as messages:
         log.logger.setLevel(logging.ERROR)
         log.info("unseen")
@@ -124,7 +220,7 @@ def test_a_level_that_nobody_sees_costs_no_record() -> None:
 
 
 def test_an_errors_traceback_is_written_and_the_error_is_not_kept() -> None:
-    log = Log(max_records=100)
+    log = make_log()
     with logged() as messages:
         try:
             raise LookupError("in the app")

@@ -1,44 +1,82 @@
-"""Where the server's log goes when the app says nothing about it: to stderr."""
+"""Where the server's log goes, and what it looks like there."""
 
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+import sys
+from typing import TextIO
+
+from vsgi_fcgi.cli.arguments import PROGRAM
+from vsgi_fcgi.cli.log_config import apply_log_config
+from vsgi_fcgi.cli.log_formats import make_formatter
+from vsgi_fcgi.cli.options import Options
 
 _LOGGER = "vsgi_fcgi"
 
 
-def configure_logging(level: str) -> None:
-    """Set up the server's loggers, and nobody else's.
+def configure_logging(options: Options) -> None:
+    """Set up the server's logger, and nobody else's, unless a file says otherwise.
 
-    If the app has given handlers to the root logger, or to ours, the records go there. Call it
-    after the app is loaded.
+    As long as neither a writer nor a format is asked for, handlers that the app has given to the
+    root logger, or to ours, get the records. A level that the app has set for our logger stands.
+    Call it after the app is loaded.
 
     Args:
-        level: the least severe level that is logged; one that the app has set for our logger
-            stands.
+        options: `log_level`, `log_format`, `log_writer`, `log_config` and `proc_name` count.
+
+    Raises:
+        UsageError: what is asked for cannot be had.
     """
-    logger = logging.getLogger(_LOGGER)
-    # dictConfig disables the loggers that it finds, unless it is told not to (Django passes its
-    # LOGGING on as it is). That is meant for the app's loggers: a server must not go mute.
-    for name in list(logging.root.manager.loggerDict):
-        if name == _LOGGER or name.startswith(f"{_LOGGER}."):
-            logging.getLogger(name).disabled = False
-    if logger.level == logging.NOTSET:
-        logger.setLevel(level.upper())
-    if logger.hasHandlers():
+    if options.log_config is not None:
+        apply_log_config(options.log_config)
+        _enable_loggers()
         return
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
-    logger.addHandler(handler)
+    _enable_loggers()
+    logger = logging.getLogger(_LOGGER)
+    asked = options.log_writer != "default" or options.log_format != "text"
+    handlers = _make_handlers(options)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(options.log_level.upper())
+    if logger.hasHandlers() and not asked:
+        return
+    logger.handlers[:] = handlers
     # An app that sets up the root logger only at its first request must not double every line.
     logger.propagate = False
 
 
-class _Formatter(logging.Formatter):
-    """Writes times as ISO 8601 has them, with milliseconds and the offset from UTC."""
+def _enable_loggers() -> None:
+    """Let our loggers speak that a dictConfig has disabled, as `vsgi_fcgi.server.log` does later.
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        """The time of a record; ``datefmt`` has no say."""
-        moment = datetime.fromtimestamp(record.created).astimezone()
-        return moment.isoformat(timespec="milliseconds")
+    It disables those that it finds and that it is not told of, unless it is told not to.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name == _LOGGER or name.startswith(f"{_LOGGER}."):
+            logging.getLogger(name).disabled = False
+
+
+def _make_handlers(options: Options) -> list[logging.Handler]:
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(make_formatter(options.log_format))
+    if options.log_writer == "standard-streams":
+        stdout = _StdoutHandler(sys.stdout)
+        stdout.setFormatter(stderr.formatter)
+        stdout.addFilter(lambda record: record.levelno < logging.WARNING)
+        stderr.setLevel(logging.WARNING)
+        return [stdout, stderr]
+    if options.log_writer == "journald":
+        # Not above: it loads gevent, and a CGI program does without.
+        from vsgi_fcgi.cli.journal import JournalHandler
+
+        journal = JournalHandler(options.proc_name or PROGRAM, fallback=stderr)
+        # The journal itself knows when, who and how severe.
+        journal.setFormatter(make_formatter(options.log_format, plain="%(message)s"))
+        return [journal]
+    return [stderr]
+
+
+class _StdoutHandler(logging.StreamHandler[TextIO]):
+    """Escapes what stdout cannot encode, as stderr does by itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        encoding = getattr(self.stream, "encoding", None) or "ascii"
+        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from gevent import monkey
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _ROUND = 64
 """Connections that are accepted before the others have their turn."""
+
+_SILENCE = 10.0
+"""Seconds for which it is not said again that all connections are taken."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -51,6 +55,7 @@ class Acceptor:
         pause = context.config.accept_pause
         self._timer = context.loop.timer(pause, pause)
         self._full = False
+        self._silent_until = 0.0
         self._number = 0
 
     def start(self) -> None:
@@ -124,11 +129,18 @@ class Acceptor:
         if not self._full:
             self._full = True
             self._watcher.stop()
+            self._say_that_it_is_full()
+        return False
+
+    def _say_that_it_is_full(self) -> None:
+        # A busy server is full and has room again many times a second.
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENCE
             self._context.log.warning(
                 "%d connections are open and none is idle: new ones wait",
                 self._context.config.max_connections,
             )
-        return False
 
     def has_room(self) -> None:
         """Go on after a pause: a connection was closed, or became idle."""

@@ -7,11 +7,15 @@ lock, every connection would wait with it.
 from __future__ import annotations
 
 import logging
+import sys
+from sys import getsizeof
 from types import TracebackType
 
 from vsgi_fcgi.server.native import SimpleQueue, allocate_lock, start_thread
 
 _formatter = logging.Formatter()
+
+_LOST = "%d log records were lost: the log is too slow for them, or a handler failed"
 
 
 class Log:
@@ -19,14 +23,18 @@ class Log:
 
     Args:
         max_records: records that may wait; more are dropped, and their number is logged.
+        max_bytes: bytes of text that may wait in these records; as above.
         name: the logger.
     """
 
-    def __init__(self, max_records: int, name: str = "vsgi_fcgi") -> None:
+    def __init__(self, max_records: int, max_bytes: int, name: str = "vsgi_fcgi") -> None:
         self.logger = logging.getLogger(name)
         self._app_logger = logging.getLogger(f"{name}.app")
         self._max_records = max_records
-        self._queue: SimpleQueue[logging.LogRecord | _Flush | None] = SimpleQueue()
+        self._max_bytes = max_bytes
+        self._queue: SimpleQueue[tuple[logging.LogRecord, int] | _Flush | None] = SimpleQueue()
+        self._lock = allocate_lock()
+        self._bytes = 0
         self._dropped = 0
         self._started = False
 
@@ -40,6 +48,7 @@ class Log:
 
     def enabled(self, level: int) -> bool:
         """Whether anyone would see a record of this level."""
+        enable(self.logger)
         return self.logger.isEnabledFor(level)
 
     def debug(self, message: str, *args: object) -> None:
@@ -70,18 +79,33 @@ class Log:
         args: tuple[object, ...],
         error: BaseException | None = None,
     ) -> None:
+        enable(logger)
         if not logger.isEnabledFor(level):
             return
-        record = logger.makeRecord(logger.name, level, "(vsgi_fcgi)", 0, message, args, None)
+        caller = sys._getframe(2)
+        code = caller.f_code
+        place = code.co_filename, caller.f_lineno
+        record = logger.makeRecord(logger.name, level, *place, message, args, None, code.co_name)
         if error is not None:
             # Formatted here: the queue must not keep the frames of a request alive.
             record.exc_text = _formatter.formatException(_exc_info(error))
         if not self._started:
-            logger.handle(record)
-        elif self._queue.qsize() < self._max_records:
-            self._queue.put(record)
+            self._hand_over(record)
+            return
+        size = sum(map(getsizeof, (message, record.exc_text, *args)))
+        if self._queue.qsize() < self._max_records and self._take(size):
+            self._queue.put((record, size))
         else:
             self._dropped += 1
+
+    def _take(self, size: int) -> bool:
+        """Take some of the bytes that may wait, if there are as many left."""
+        # Nothing is called in here, so no handler of a signal can come in between and log.
+        with self._lock:
+            if self._bytes + size > self._max_bytes:
+                return False
+            self._bytes += size
+        return True
 
     def _write(self) -> None:
         while True:
@@ -91,15 +115,31 @@ class Log:
             if isinstance(item, _Flush):
                 item.done.release()
                 continue
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                self.logger.warning("%d log records were dropped: the log is too slow", dropped)
-            try:
-                logging.getLogger(item.name).handle(item)
-            except Exception:
-                # A handler that raises has said so on stderr (logging.raiseExceptions), or has
-                # nobody left to say it to; the next record may fare better.
+            record, size = item
+            if (dropped := self._dropped) and self.enabled(logging.WARNING):
+                lost = self.logger.makeRecord(
+                    self.logger.name, logging.WARNING, __file__, 0, _LOST, (dropped,), None
+                )
+                if self._hand_over(lost):
+                    self._dropped -= dropped
+            if not self._hand_over(record):
                 self._dropped += 1
+            with self._lock:
+                self._bytes -= size
+            # Not to be kept until the next one comes: it may be large.
+            del item, record
+
+    def _hand_over(self, record: logging.LogRecord) -> bool:
+        """Give a record to its logger's handlers, and say whether none of them raised."""
+        logger = logging.getLogger(record.name)
+        enable(logger)
+        try:
+            logger.handle(record)
+        except Exception:
+            # It has said so on stderr (logging.raiseExceptions), or has nobody left to say it
+            # to; the next record may fare better.
+            return False
+        return True
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was logged so far is written, for ``timeout`` seconds at most."""
@@ -123,6 +163,17 @@ class _Flush:
     def __init__(self) -> None:
         self.done = allocate_lock()
         self.done.acquire()
+
+
+def enable(logger: logging.Logger) -> None:
+    """Let a logger speak that was told to be silent.
+
+    dictConfig disables the loggers that it finds and that its dictionary does not name, unless it
+    is told not to, and an app may call it at any time. That is meant for the app's own loggers: a
+    server must not go mute. Whoever wants to hear less sets its level.
+    """
+    if logger.disabled:
+        logger.disabled = False
 
 
 def _exc_info(
