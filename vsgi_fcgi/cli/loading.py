@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from vsgi_fcgi.exceptions import AppLoadError
+from vsgi_fcgi.server.accounts import user_of
 
 DEFAULT_NAMES = ("application", "app")
 
@@ -156,7 +157,11 @@ def _import_file(text: str) -> ModuleType:
         AppLoadError: there is none, or its code failed.
     """
     path = Path(text).resolve()
-    if not path.is_file():
+    try:
+        exists = path.is_file()
+    except PermissionError:
+        raise AppLoadError(_forbidden(str(path.parent), text)) from None
+    if not exists:
         near = _near(path.name, (item.name for item in path.parent.glob("*.py")))
         raise AppLoadError(
             f"there is no file {text}{near or '; name one, or its folder by --chdir'}"
@@ -188,6 +193,8 @@ def _import_file(text: str) -> ModuleType:
 
 def _no_module(name: str) -> str:
     """The sentence for a module that is nowhere, with the names that are near it."""
+    if not os.access(os.getcwd(), os.R_OK | os.X_OK):
+        return _forbidden(os.getcwd(), f"the module {name}")
     parent, _, last = name.rpartition(".")
     folder = Path(*parent.split("."))
     names = {item.stem for item in folder.glob("*.py")}
@@ -196,6 +203,15 @@ def _no_module(name: str) -> str:
     return (
         f"there is no module {name} in {os.getcwd()} or elsewhere on the path of Python"
         f"{near or '; check the spelling, or name its folder by --chdir'}"
+    )
+
+
+def _forbidden(folder: str, what: str) -> str:
+    """The sentence for a folder that is closed to this user, who may be that of --user."""
+    name = user_of(os.geteuid())
+    return (
+        f"the user {name} may not read {folder}, where {what} is looked for; allow it, or name"
+        " another folder by --chdir"
     )
 
 

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import _socket  # never monkey-patched; see `vsgi_fcgi.server.listeners`
+import contextlib
 import errno
+import fcntl
 import os
 import stat
+import time
+from collections.abc import Iterator
 
 from vsgi_fcgi.exceptions import ListenError
 from vsgi_fcgi.server.addresses import AbstractAddress, Address, UnixAddress
+from vsgi_fcgi.server.socket_ownership import SocketOwnership
 
 # sockaddr_un.sun_path has 108 bytes, of which a NUL takes one: at the end of a path, or in
 # front of an abstract name.
 MAX_NAME = 107
 
+_LOCK_WAIT = 1.0
+"""Seconds that another server gets to open its socket in the same folder; it takes far less."""
 
-def listen_unix(address: UnixAddress, backlog: int) -> _socket.socket:
+
+def listen_unix(address: UnixAddress, backlog: int, ownership: SocketOwnership) -> _socket.socket:
     """Listen on a path.
 
     Args:
         address: the path; a stale socket there is replaced.
         backlog: connections that may wait to be accepted.
+        ownership: its mode, owner and group, which it has before anybody can connect.
 
     Returns:
         The socket, non-blocking.
@@ -30,16 +39,67 @@ def listen_unix(address: UnixAddress, backlog: int) -> _socket.socket:
     """
     name = os.fsencode(address.path)
     _check_length(name, address)
-    _make_way(address)
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
-        sock.bind(name)
-        sock.listen(backlog)
+        with _turn(address):
+            _make_way(address)
+            sock.bind(name)
+            # Until it listens the kernel refuses everybody: so there is no moment at which the
+            # umask, or the owner of a new file, decides who may connect.
+            ownership.apply(address.path)
+            try:
+                sock.listen(backlog)
+            except OSError:
+                os.unlink(address.path)
+                raise
         sock.setblocking(False)
     except OSError as error:
         sock.close()
         raise ListenError(f"cannot listen on {address}: {_why_not(error, address)}") from error
+    except BaseException:
+        sock.close()
+        raise
     return sock
+
+
+@contextlib.contextmanager
+def _turn(address: UnixAddress) -> Iterator[None]:
+    """Take turns with other servers that start in the same folder.
+
+    A socket that is bound and does not listen yet looks like one that was left behind: without
+    turns, two that start at once could remove each other's. The lock is on the folder, so that
+    no file of its own is needed. It goes without where the folder cannot be locked: it may not
+    be read, its file system has no locks, or somebody keeps a lock of their own on it.
+    """
+    try:
+        fd = os.open(_folder(address), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        fd = -1  # If it matters, `bind` will say what is wrong.
+    try:
+        if fd >= 0:
+            _lock(fd)
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    """Wait for a lock, for `_LOCK_WAIT` at most."""
+    deadline = time.monotonic() + _LOCK_WAIT
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.002)
+        except OSError:
+            return
+        else:
+            return
+
+
+def _folder(address: UnixAddress) -> str:
+    return os.path.dirname(os.path.abspath(address.path))
 
 
 def _make_way(address: UnixAddress) -> None:
@@ -84,7 +144,7 @@ def _make_way(address: UnixAddress) -> None:
 
 def _why_not(error: OSError, address: UnixAddress) -> str:
     """Why a path cannot be bound, and what to do."""
-    folder = os.path.dirname(os.path.abspath(address.path))
+    folder = _folder(address)
     match error.errno:
         case errno.ENOENT:
             return f"there is no folder {folder}; create it or choose another path"
