@@ -90,6 +90,53 @@ def test_a_second_signal_stops_now(
     assert f"a second signal came ({number.name})" in server.process.log()
 
 
+@pytest.mark.parametrize("worker", ["thread", "main"])
+def test_two_signals_at_once_are_one(processes: ProcessGroup, worker: str) -> None:
+    """As a Ctrl-C in a terminal sends them: the terminal one, the web server that it ends another.
+
+    What runs is not cut off by that.
+    """
+    server = AppServer(processes, APP, "--worker", worker)
+    with Gate(processes.folder) as gate, FastCGIClient(str(server.socket)) as client:
+        client.ask(1, gate.url)
+        gate.wait_for_app()
+        # Both wait for the process to go on, and reach it together.
+        server.process.send_signal(signal.SIGSTOP)
+        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGCONT)
+        for number in SIGNALS:
+            wait_until(lambda n=number: not _pending(server.pid, n), "delivery")  # type: ignore[misc]
+        gate.open()
+        assert client.answer(1).body == b"before\nafter\n"
+    assert server.process.wait(5) == 0
+    assert "second signal" not in server.process.log()
+
+
+ENDING = """
+import atexit, os, signal
+from pathlib import Path
+
+def app(environ, start_response):
+    raise AssertionError("nobody asks")
+
+def end():
+    os.kill(os.getpid(), signal.SIGTERM)
+    Path({path!r}).touch()
+
+atexit.register(end)
+"""
+
+
+def test_the_same_signal_once_more_does_not_cut_the_end_short(processes: ProcessGroup) -> None:
+    """The web server's own end may be a moment later than ours."""
+    path = processes.folder / "ended"
+    (processes.folder / "ending.py").write_text(ENDING.format(path=str(path)))
+    server = AppServer(processes, "ending", folder=processes.folder)
+    assert server.process.stop() == 0
+    assert path.exists()
+
+
 def _pending(pid: int, number: signal.Signals) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$", status, re.MULTILINE)

@@ -1,8 +1,10 @@
-"""SIGTERM and SIGINT: the first stops gracefully, the second at once."""
+"""SIGTERM and SIGINT: the first stops gracefully, a second one later on at once."""
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from _queue import Empty
 from collections.abc import Callable
 from types import FrameType
@@ -14,6 +16,17 @@ from vsgi_fcgi.server.loop import READ, Loop
 from vsgi_fcgi.server.native import SimpleQueue, start_thread
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+_ONE_STOP = {signal.SIGINT: 0.5, signal.SIGTERM: 1.5}
+"""Seconds after the first signal in which this one is the same stop once more.
+
+A Ctrl-C goes to every process in the foreground, and a web server that it ends sends us SIGTERM
+on top of it: lighttpd looks once a second whether it is to end. That is nobody's wish to lose
+what runs. Who presses Ctrl-C again is to be heard sooner.
+"""
+
+_Note = tuple[int, float]
+"""A signal, and when it was handled on the monotonic clock, in seconds."""
 
 
 class Signals:
@@ -30,8 +43,9 @@ class Signals:
         loop: the main context's loop.
         grace: seconds between the first signal and ``on_deadline``.
         on_stop: called in the main context after the first signal, with the signal's name.
-        on_deadline: called in a native thread when the grace is over or a second signal came,
-            with a sentence that says which; it is to end the process.
+        on_deadline: called in a native thread when the grace is over or a second signal came
+            that is not the first once more, with a sentence that says which; it is to end the
+            process.
     """
 
     def __init__(
@@ -45,8 +59,8 @@ class Signals:
         self._grace = grace
         self._on_stop = on_stop
         self._on_deadline = on_deadline
-        self._notes: SimpleQueue[int | None] = SimpleQueue()
-        self._first: int | None = None
+        self._notes: SimpleQueue[_Note | None] = SimpleQueue()
+        self._first: _Note | None = None
         self._before: list[tuple[signal.Signals, Any]] = []
 
     def install(self) -> None:
@@ -77,11 +91,12 @@ class Signals:
             self._without_thread = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        note = number, time.monotonic()
         if self._first is None:
-            self._first = number
-        elif self._without_thread:
+            self._first = note
+        elif self._without_thread and _is_another(note, self._first):
             self._on_deadline(_second(number))
-        self._notes.put(number)
+        self._notes.put(note)
         self._async.send()
 
     def _on_byte(self) -> None:
@@ -92,32 +107,48 @@ class Signals:
 
     def _stop(self) -> None:
         if self._first is not None and self._before:
-            name = signal.Signals(self._first).name
+            name = signal.Signals(self._first[0]).name
             if self._without_thread:
                 self._deadline_timer.start(lambda: self._on_deadline(self._too_late()))
             self._on_stop(name)
 
     def _keep_deadline(self) -> None:
-        if self._notes.get() is None:
+        first = self._notes.get()
+        if first is None:
             return
-        try:
-            number = self._notes.get(timeout=self._grace)
-        except Empty:
-            self._on_deadline(self._too_late())
-            return
-        if number is not None:
-            self._on_deadline(_second(number))
+        deadline = first[1] + self._grace
+        while True:
+            try:
+                note = self._notes.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                self._on_deadline(self._too_late())
+                return
+            if note is None:
+                return
+            if _is_another(note, first):
+                self._on_deadline(_second(note[0]))
+                return
 
     def _too_late(self) -> str:
         return f"the graceful timeout of {self._grace:g} seconds is over"
 
-    def restore(self) -> None:
-        """Give the signals back: the server has stopped, and there is no deadline any more."""
+    def _handle_late(self, number: int, frame: FrameType | None) -> None:
+        if self._first is None or _is_another((number, time.monotonic()), self._first):
+            os._exit(1)
+
+    def restore(self, process_ends: bool) -> None:
+        """Give the signals back: the server has stopped, and there is no deadline any more.
+
+        Args:
+            process_ends: the process has nothing to do any more but to end. The same stop once
+                more, as `_ONE_STOP` has it, may come as late as now; it must not kill the
+                process ahead of what is still to be written and removed.
+        """
         self._notes.put(None)
         if self._first is None:
             self._notes.put(None)
         for number, handler in self._before:
-            signal.signal(number, handler)
+            signal.signal(number, self._handle_late if process_ends else handler)
         self._before.clear()
         signal.set_wakeup_fd(self._wakeup_before)
         for watcher in (self._async, self._watcher):
@@ -125,6 +156,11 @@ class Signals:
             watcher.close()
         self._receiving.close()
         self._sending.close()
+
+
+def _is_another(note: _Note, first: _Note) -> bool:
+    """Whether a signal asks for more than the first one did."""
+    return note[1] - first[1] >= _ONE_STOP[signal.Signals(note[0])]
 
 
 def _second(number: int) -> str:
