@@ -18,9 +18,9 @@ class Inbound(IntEnum):
     STDIN = 1
     DATA = 2
     ENDED = 3
-    """All streams have ended: the request is complete."""
+    """All streams have ended; the request is complete."""
     DISCARDING = 4
-    """Answered, or about to be, before its end: what still comes is thrown away."""
+    """Answered, or about to be, before its end; what still comes is thrown away."""
     DISCARDED = 5
     """Answered early, and now ended or given up."""
 
@@ -30,7 +30,7 @@ class Outbound(IntEnum):
 
     OPEN = 0
     ENDED = 1
-    """END_REQUEST is on its way (or never will be): the id is free."""
+    """END_REQUEST is on its way (or never will be); the id is free."""
 
 
 class Input(IntEnum):

@@ -1,0 +1,47 @@
+"""How the documentation is built: ``python -m sphinx -W -b html docs build/docs``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+from vsgi_fcgi import __version__
+
+project = "vsgi_fcgi"
+author = "The vsgi_fcgi developers"
+project_copyright = author
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "settings"]
+exclude_patterns = ["_ext"]
+
+# Nothing is fetched: the site is built, and read, without a network.
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_copyright = False
+
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+
+# Every reference must lead somewhere. What belongs to Python and its type system has its home in
+# documentation that is not here.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(collections|enum|socket|types|typing)\..*"),
+    # Single backticks in docstrings: a link where there is something to link to.
+    ("py:obj", r".*"),
+    ("py:class", r"App|vsgi_fcgi\.server\.(addresses\..*|calls\.T)"),
+    ("py:.*", r"(bool|bytes|bytearray|dict|float|frozenset|int|list|memoryview|object|str)"),
+]
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {"App": "App"}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False

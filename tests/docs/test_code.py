@@ -1,0 +1,103 @@
+"""The code on the pages of the documentation, and in the README, does what it seems to do."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from support.fcgi import Client
+from support.pages import PAGES, TUTORIAL, Block, all_blocks
+from support.processes import ProcessGroup, wait_until
+
+from vsgi_fcgi.cli.arguments import CommandLine, parse
+from vsgi_fcgi.cli.configuration import configure
+from vsgi_fcgi.cli.options import OPTIONS, variable_name
+
+_COMMAND = re.compile(
+    r"^(?:\$ )?(?:sudo (?:-u \S+ )?|.* -- )?(?:[A-Z_]+=\S+ )*(?:\S*/)?vsgi-fcgi (?P<words>.*)$",
+    re.MULTILINE,
+)
+# The files of the tutorial belong together: another test follows it.
+PYTHON = [block for block in all_blocks("python") if block.page != TUTORIAL]
+_SERVES = re.compile(r"^\s.*\bserver\.run\(\)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python(block: Block, processes: ProcessGroup) -> None:
+    script = processes.folder / "code.py"
+    script.write_text(block.text)
+    process = processes.start([sys.executable, "-W", "error", str(script)], name="code")
+    if not _SERVES.search(block.text):
+        assert process.wait() == 0, process.log()
+        return
+
+    def connect() -> Client | None:
+        assert process.running, process.log()
+        with contextlib.suppress(OSError):
+            return Client(str(processes.folder / "app.sock"))
+        return None
+
+    client = wait_until(connect, "the server")
+    assert client is not None
+    with client:
+        client.start(1)
+        client.stdin(1)
+        assert client.answer(1).status == 200
+    assert process.stop(signal.SIGTERM) == 0, process.log()
+
+
+@pytest.mark.parametrize("block", all_blocks("toml"), ids=str)
+def test_configuration_files(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / (Path(block.caption).name or "settings.toml")
+    path.write_text(block.text)
+    configuration = configure(CommandLine({}, str(path), None), {})
+    configuration.options.addresses()
+    assert str(path) in configuration.origins.values(), "it sets nothing"
+
+
+def command_lines() -> list[tuple[Block, str]]:
+    """Every line that calls the command, with the block that has it."""
+    found = []
+    for block in all_blocks("console", "sh", "shell", "bash", "ini", "systemd", ""):
+        text = block.text.replace("\\\n", " ")
+        text = re.sub(r"^ExecStart=", "", text, flags=re.MULTILINE)
+        found += [(block, match["words"]) for match in _COMMAND.finditer(text)]
+    return found
+
+
+@pytest.mark.parametrize(("block", "words"), command_lines(), ids=str)
+def test_command_lines(block: Block, words: str) -> None:
+    lexer = shlex.shlex(words, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    given: list[str] = []
+    for word in lexer:
+        if set(word) <= set("&|;<>()"):
+            break
+        given.append(word)
+    if given[:1] in (["--help"], ["--version"], ["--print-completion"]):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            parse(given)
+        return
+    line = parse(given)
+    configuration = configure(CommandLine(line.given, None, line.action), {})
+    configuration.options.addresses()
+    assert line.config or line.action or configuration.options.app
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_variables(page: Path) -> None:
+    known = {variable_name(name) for name in OPTIONS}
+    known |= {"VSGI_FCGI_CONFIG", "VSGI_FCGI_CHECK_CONTRACT"}
+    named = set(re.findall(r"\bVSGI_FCGI_[A-Z0-9_]*[A-Z0-9]\b", page.read_text()))
+    assert named <= known
+
+
+def test_that_code_is_found() -> None:
+    """A collector that finds nothing would make all of the above pass."""
+    assert len(PYTHON) >= 5
+    assert len(command_lines()) >= 10

@@ -1,0 +1,127 @@
+"""What the pages and the README say to web servers, as they say it, on other ports and paths."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support.frontends import AppServer, WebServer, command, find
+from support.http import request
+from support.pages import TUTORIAL, Block, all_blocks
+from support.processes import Process, ProcessGroup
+
+APP = """
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [repr((environ["SCRIPT_NAME"], environ["PATH_INFO"])).encode()]
+"""
+LIGHTTPD = """
+server.modules = ()
+server.bind = "127.0.0.1"
+server.port = {port}
+server.document-root = "{folder}"
+{text}
+"""
+NGINX = """
+daemon off;
+pid nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path body_temp;
+    proxy_temp_path proxy_temp;
+    fastcgi_temp_path fastcgi_temp;
+    uwsgi_temp_path uwsgi_temp;
+    scgi_temp_path scgi_temp;
+    server {{
+        listen 127.0.0.1:{port};
+        {text}
+    }}
+}}
+"""
+
+pytestmark = pytest.mark.live
+
+
+class FromPage(WebServer):
+    """A web server with a configuration of a page inside another one.
+
+    Args:
+        group: the group that it belongs to.
+        program: the web server with its options; the file is the last of them.
+        frame: what is around the text of the page.
+        text: the text.
+    """
+
+    def __init__(self, group: ProcessGroup, program: list[str], frame: str, text: str) -> None:
+        self._program = [find(program[0]), *program[1:]]
+        self._frame = frame
+        self._text = text
+        self._start(group)
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        config = group.folder / "web.conf"
+        values = {"port": self.port, "folder": group.folder, "text": self._text}
+        config.write_text(self._frame.format(**values))
+        return group.start([*self._program, str(config)], name=name)
+
+
+def write_app(folder: Path) -> None:
+    (folder / "mysite").mkdir()
+    (folder / "mysite" / "wsgi.py").write_text(APP)
+
+
+def blocks(language: str) -> list[Block]:
+    return [block for block in all_blocks(language) if block.page != TUTORIAL]
+
+
+def on_this_machine(block: Block, group: ProcessGroup) -> str:
+    """A configuration of lighttpd with paths that exist here."""
+    write_app(group.folder)
+    text = block.text
+    for written, real in (
+        ("/srv/venv/bin/vsgi-fcgi", str(command(group))),
+        ("/srv/mysite", str(group.folder)),
+        ("/run/lighttpd", str(group.folder)),
+    ):
+        assert written in text
+        text = text.replace(written, real)
+    return text
+
+
+@pytest.mark.parametrize("block", blocks("lighttpd"), ids=str)
+def test_lighttpd(block: Block, processes: ProcessGroup) -> None:
+    text = on_this_machine(block, processes)
+    server = FromPage(processes, ["lighttpd", "-D", "-f"], LIGHTTPD, text)
+    assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"
+
+
+def test_lighttpd_with_an_app_that_is_part_of_a_site(processes: ProcessGroup) -> None:
+    """The changes that the how-to guide describes."""
+    text = on_this_machine(blocks("lighttpd")[0], processes)
+    changed = text.replace('"/" =>', '"/shop" =>').replace('"fix-root', '# "fix-root')
+    assert changed.count("shop") == changed.count('# "fix-root') == 1
+    (processes.folder / "file.txt").write_text("a file")
+    server = FromPage(processes, ["lighttpd", "-D", "-f"], LIGHTTPD, changed)
+    assert request(server.port, "/shop/a%20path").text == "('/shop', '/a path')"
+    assert request(server.port, "/file.txt").text == "a file"
+
+
+@pytest.mark.parametrize("block", blocks("nginx"), ids=str)
+def test_nginx(block: Block, processes: ProcessGroup) -> None:
+    write_app(processes.folder)
+    params = Path("/etc/nginx/fastcgi_params")
+    if not params.exists():
+        find("the file fastcgi_params of nginx")
+    (processes.folder / "fastcgi_params").symlink_to(params)
+    app = AppServer(processes, "mysite.wsgi", folder=processes.folder)
+    assert "/run/mysite.sock" in block.text
+    text = block.text.replace("/run/mysite.sock", str(app.socket))
+    program = ["nginx", "-p", str(processes.folder)]
+    if os.geteuid() == 0:
+        # Else root's workers become another user, who may not enter the test's folder.
+        program += ["-g", "user root;"]
+    server = FromPage(processes, [*program, "-c"], NGINX, text)
+    assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"
