@@ -1,7 +1,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.accounts import PublicPython, need_root
+from support.accounts import public_python as make_public_python
+from support.processes import ProcessGroup
 
 # Before anything of vsgi_fcgi is imported: who calls what from which context is checked in all
 # tests, and in the processes that they start.
 os.environ["VSGI_FCGI_CHECK_CONTRACT"] = "1"
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """Skips the test, visibly, where it cannot become another user."""
+    need_root()
+
+
+@pytest.fixture(scope="session")
+def public_python() -> Iterator[PublicPython]:
+    """A Python, with the server, that other users may run."""
+    with make_public_python() as python:
+        yield python
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[ProcessGroup]:
+    """What a test starts for itself."""
+    with ProcessGroup(tmp_path) as group:
+        yield group

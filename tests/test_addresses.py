@@ -68,7 +68,7 @@ def test_bind_forms(text: str, address: Address) -> None:
         ("fd://x", "write the descriptor's number, as in fd://0"),
         ("fd://-1", "write the descriptor's number, as in fd://0"),
         ("fd://99999999999", "write the descriptor's number, as in fd://0"),
-        ("http://127.0.0.1:9000", "write HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd://N"),
+        ("http://127.0.0.1:9000", "write HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, fd://N"),
         ("unix:", "a UNIX socket has no name here"),
         ("unix:@", "a UNIX socket has no name here"),
         ("unix:/a\0b", "holds a NUL"),

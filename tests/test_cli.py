@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -11,11 +9,6 @@ from pathlib import Path
 import pytest
 
 import vsgi_fcgi
-from vsgi_fcgi.cli import main
-from vsgi_fcgi.cli.arguments import make_parser, option_name, parse
-from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.server.addresses import DescriptorAddress, InetAddress, UnixAddress
-from vsgi_fcgi.server.config import Config
 
 ROOT = str(Path(vsgi_fcgi.__file__).parent.parent)
 
@@ -46,108 +39,6 @@ def complaint(*arguments: str, cwd: Path) -> str:
     return run.stderr.removeprefix("vsgi-fcgi: ").rstrip("\n")
 
 
-# Options
-
-
-def test_every_setting_has_an_option() -> None:
-    arguments = ["app"]
-    expected = {}
-    for number, item in enumerate(dataclasses.fields(Config)):
-        choices = item.metadata["choices"]
-        value = choices[-1] if choices else "/spool"
-        if isinstance(item.default, (int, float)):
-            value = type(item.default)((item.metadata["least"] or 0) + number + 1)
-        expected[item.name] = value
-        arguments += [option_name(item.name), str(value)]
-    assert dataclasses.asdict(parse(arguments).config) == expected
-
-
-def test_without_options_all_is_default() -> None:
-    arguments = parse(["module:app"])
-    assert arguments.app == "module:app"
-    assert arguments.config == Config()
-    assert arguments.addresses == [DescriptorAddress(0)]
-    assert arguments.chdir is None
-
-
-def test_long_and_short_options_of_where_to_listen_fill_one_list() -> None:
-    words = "-a 10.0.0.1:80 --address=10.0.0.2:80 -p 81 --port 82 -s /s --socket /t"
-    words += " -f 5 --file-descriptor 6 -b unix:/u --bind fd://7 -A -4 app"
-    assert [str(address) for address in parse(words.split()).addresses] == [
-        *("10.0.0.1:80", "10.0.0.2:80", "0.0.0.0:81", "0.0.0.0:82"),
-        *("/s", "/t", "fd 5", "fd 6", "/u", "fd 7"),
-    ]
-    assert parse(["-6", "-p", "80", "x"]).addresses == [InetAddress("::1", 80)]
-
-
-def test_parsing_twice_shares_nothing() -> None:
-    parser = make_parser()
-    parser.parse_args(["-s", "/a", "app"])
-    assert parser.parse_args(["-s", "/b", "app"]).socket == ["/b"]
-    assert parse(["--socket", "/b", "app"]).addresses == [UnixAddress("/b")]
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ("", "the following arguments are required: APP"),
-        ("app more", "unrecognized arguments: more"),
-        ("app --nope", "unrecognized arguments: --nope"),
-        ("app --thread 3", "unrecognized arguments: --thread 3"),
-        ("app --threads", "argument --threads: expected one argument"),
-        ("app --threads many", "argument --threads: 'many' is no whole number"),
-        ("app --send-timeout soon", "argument --send-timeout: 'soon' is no number"),
-        ("app --port http", "argument --port/-p: 'http' is no whole number"),
-        ("app --worker greenlets", "argument --worker: invalid choice: 'greenlets'"),
-        ("app --threads 0", "--threads is 0, but must be at least 1"),
-        ("app --max-body-bytes=-1", "--max-body-bytes is -1, but must be at least 0"),
-        ("app --send-timeout nan", "--send-timeout is nan, but must be at least 0.001"),
-        ("app -4 -6", "--ipv4-only and --ipv6-only exclude each other"),
-        ("app -b 9000", "write 127.0.0.1:9000"),
-    ],
-)
-def test_what_cannot_be_understood(words: str, sentence: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse(words.split())
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_help_is_readable_and_complete(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 80
-    words = set(re.findall(r"--?[\w-]+", text))
-    assert {option_name(item.name) for item in dataclasses.fields(Config)} <= words
-    assert {"-a", "-p", "-s", "-f", "-b", "-A", "-4", "-6", "--chdir", "--version"} <= words
-    assert "(default: 1024)" in " ".join(text.split())
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"vsgi-fcgi {vsgi_fcgi.__version__}\n"
-
-
-def test_the_command_is_cheap_to_import() -> None:
-    code = "import sys, vsgi_fcgi.cli; print({'gevent', 'argparse', 'socket'} & set(sys.modules))"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    assert run.stdout == "set()\n"
-
-
 # What keeps the command from starting
 
 
@@ -161,7 +52,7 @@ def test_fd_0_is_no_listening_socket(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "the following arguments are required: APP"),
+        ([], "no app is named; vsgi-fcgi --help says how"),
         (["app", "--threads", "0"], "--threads is 0, but must be at least 1"),
         (["app", "--chdir", "nowhere"], "--chdir nowhere cannot be entered: No such file"),
         (["module:", "-s", "a"], "'' does not name an app"),

@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -40,12 +39,6 @@ app = Flask(__name__)
 def index():
     raise LookupError("in a view")
 """
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[ProcessGroup]:
-    with ProcessGroup(tmp_path) as group:
-        yield group
 
 
 class Debugging(Reloading):

@@ -26,12 +26,6 @@ OURS = f"{os.getpid()}\n"
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[ProcessGroup]:
-    with ProcessGroup(tmp_path) as group:
-        yield group
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "a.pid"
 

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +27,6 @@ def app(environ, start_response):
         Path(environ["QUERY_STRING"].removeprefix("at=").replace("%2F", "/")).read_bytes()
     return [b"version 1"]
 """
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[ProcessGroup]:
-    with ProcessGroup(tmp_path) as group:
-        yield group
 
 
 @pytest.fixture

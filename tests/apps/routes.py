@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -109,6 +110,20 @@ def status(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
     return []
 
 
+def redirect(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Send the client to the place ``to``."""
+    start_response("302 Found", [TEXT, ("Location", _query(environ, "to"))])
+    return [b"elsewhere\n"]
+
+
+def chatter(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Print to stdout, and have a child process do so."""
+    os.write(1, b"chatter of the app\n")
+    subprocess.run(["echo", "chatter of a child"], check=True)
+    start_response("200 OK", [TEXT])
+    return [b"quiet\n"]
+
+
 def file(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer 300 KiB through ``wsgi.file_wrapper``."""
     data = PIECE * 5
@@ -164,7 +179,10 @@ def leave(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     raise SystemExit(3)
 
 
-_CHECKED = (echo, upload, stream, gate, work, burn, errors, status, file, fail, fail_midway)
+_CHECKED = (
+    *(echo, upload, stream, gate, work, burn, errors, status, redirect),
+    *(chatter, file, fail, fail_midway),
+)
 _UNCHECKED = (short, long, body, split_header, leave)
 
 _apps: dict[str, WSGIApplication] = {item.__name__: checked(item) for item in _CHECKED}

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from support.places import PLACES, WORKERS, Fronts, Place
-from support.processes import ProcessGroup
 
 _NEVER_LOGGED = ("a bug in the server", "ContractBroken", "AssertionError", "WSGIWarning")
 """What the checks inside the server's process would leave in its log."""
@@ -15,13 +14,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.live)
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[ProcessGroup]:
-    """What a test starts for itself."""
-    with ProcessGroup(tmp_path) as group:
-        yield group
 
 
 @pytest.fixture(scope="module")

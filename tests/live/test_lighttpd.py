@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,6 +54,19 @@ def test_a_graceful_stop_lets_a_request_end(processes: ProcessGroup) -> None:
         assert answer.result(10).text == "before\nafter\n"
     assert lighttpd.process.wait() == 0
     wait_until(lambda: not processes.pids(), "the server's end", 5)
+
+
+def test_a_signal_for_the_whole_process_group(processes: ProcessGroup) -> None:
+    """It reaches both, and lighttpd passes it on once more when it goes."""
+    lighttpd = Lighttpd(processes, APP)
+    with Gate(processes.folder) as gate, connect(lighttpd.port) as sock:
+        sock.sendall(f"GET {gate.url} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        gate.wait_for_app()
+        os.killpg(lighttpd.process.pid, signal.SIGTERM)
+        wait_until(lambda: not processes.pids(), "the server's end", 5)
+    assert "SIGTERM: stopping" in lighttpd.server_log()
+    assert "INFO stopped" in lighttpd.server_log()
+    assert "second signal" not in lighttpd.server_log()
 
 
 def test_descriptor_0_is_not_handed_on(processes: ProcessGroup) -> None:

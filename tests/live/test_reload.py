@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
 import pytest
+from support.clients import Clients
 from support.frontends import AppServer, Lighttpd, Nginx
 from support.http import Client
 from support.processes import ProcessGroup, wait_until
@@ -25,8 +25,8 @@ def app(environ, start_response):
 """
 
 
-class Readers:
-    """Clients that ask without a pause until they are stopped, and note what they get.
+class Readers(Clients):
+    """They note what they get.
 
     Args:
         port: the web server's port.
@@ -34,34 +34,21 @@ class Readers:
     """
 
     def __init__(self, port: int, *paths: str) -> None:
-        self._port = port
-        self._stopping = threading.Event()
+        super().__init__(port, len(paths))
+        self._paths = paths
         self.answers: list[tuple[int, str]] = []
         self.failures: list[str] = []
-        self._threads = [threading.Thread(target=self._ask, args=(path,)) for path in paths]
 
-    def _ask(self, path: str) -> None:
-        with Client(self._port) as client:
-            while not self._stopping.is_set():
-                try:
-                    answer = client.request("GET", path)
-                except (OSError, HTTPException) as error:
-                    self.failures.append(repr(error))
-                else:
-                    self.answers.append((answer.status, answer.text))
+    def ask(self, client: Client, number: int) -> None:
+        try:
+            answer = client.request("GET", self._paths[number])
+        except (OSError, HTTPException) as error:
+            self.failures.append(repr(error))
+        else:
+            self.answers.append((answer.status, answer.text))
 
     def has_seen(self, text: str, count: int) -> bool:
         return self.answers.count((200, text)) >= count
-
-    def __enter__(self) -> Readers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
 
 
 def _edit_under_load(project: Project, port: int, prefix: str, log: Callable[[], str]) -> None:

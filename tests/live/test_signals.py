@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import re
 import signal
 import threading
@@ -16,6 +17,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
+from support.clients import Clients
 from support.fcgi import Client as FastCGIClient
 from support.frontends import AppServer, Nginx
 from support.gates import Gate
@@ -206,49 +208,32 @@ def test_sigpipe_is_ignored(processes: ProcessGroup, worker: str) -> None:
     assert server.process.stop() == 0
 
 
-class Load:
-    """Clients that ask without a pause, each over a kept connection, until they are stopped.
+class Load(Clients):
+    """They note how each of their requests, which has a name, was answered.
 
     Args:
         port: the web server's port.
         path: what they ask for; the request's name is put behind it.
-        clients: how many.
+        count: how many they are.
     """
 
-    def __init__(self, port: int, path: str, clients: int) -> None:
-        self._port = port
+    def __init__(self, port: int, path: str, count: int) -> None:
+        super().__init__(port, count)
         self._path = path
-        self._stopping = threading.Event()
+        self._numbers = itertools.count(1)
         self.answers: dict[str, int] = {}
         self.wrong: list[str] = []
-        self._threads = [
-            threading.Thread(target=self._ask, args=(number,)) for number in range(clients)
-        ]
 
-    def _ask(self, number: int) -> None:
-        with Client(self._port) as client:
-            count = 0
-            while not self._stopping.is_set():
-                count += 1
-                name = f"{number}.{count}"
-                try:
-                    answer = client.request("GET", self._path + name)
-                except (OSError, HTTPException) as error:
-                    self.wrong.append(f"{name}: {error!r}")
-                    continue
-                if answer.status == 200 and answer.text != f"did {name}\n":
-                    self.wrong.append(f"{name}: {answer.body!r}")
-                self.answers[name] = answer.status
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
+    def ask(self, client: Client, number: int) -> None:
+        name = f"{number}.{next(self._numbers)}"
+        try:
+            answer = client.request("GET", self._path + name)
+        except (OSError, HTTPException) as error:
+            self.wrong.append(f"{name}: {error!r}")
+            return
+        if answer.status == 200 and answer.text != f"did {name}\n":
+            self.wrong.append(f"{name}: {answer.body!r}")
+        self.answers[name] = answer.status
 
     def wait_for(self, enough: Callable[[Counter[int]], bool], what: str) -> None:
         wait_until(lambda: enough(Counter(list(self.answers.values()))), what, 20)

@@ -93,6 +93,31 @@ def test_idle_connections_are_closed_at_once_and_nobody_can_connect(worker: str)
 
 
 @pytest.mark.parametrize("worker", WORKERS)
+def test_whoever_has_just_connected_is_heard(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection was accepted, and its request is still on the way."""
+    # However slow this machine is just now.
+    monkeypatch.setattr("vsgi_fcgi.server.context._FIRST_WORD", 20.0)
+    with running(hello, worker=worker, graceful_timeout=60.0) as server:
+        late = server.connect()
+        wait_until(lambda: len(server.context.channels) == 1)
+        stopper = Stopper(server)
+        late.ask(1, "/late")
+        assert late.answer(1).body == b"/late"
+        late.read_to_end()
+        assert stopper.result()
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_whoever_never_asks_is_not_waited_for(worker: str) -> None:
+    with running(hello, worker=worker) as server:
+        never = server.connect()
+        wait_until(lambda: len(server.context.channels) == 1)
+        stopper = Stopper(server)
+        never.read_to_end(5)
+        assert stopper.result()
+
+
+@pytest.mark.parametrize("worker", WORKERS)
 def test_a_request_that_was_readable_is_served(worker: str) -> None:
     """The main context is kept busy while requests arrive and it is told to stop."""
     with running(hello, worker=worker) as server:

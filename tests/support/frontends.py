@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import vsgi_fcgi
+from support.accounts import PublicPython
 from support.http import connect
 from support.processes import Process, ProcessGroup, free_port, wait_until
 
@@ -66,14 +67,24 @@ class AppServer:
         app: the app's name.
         *options: more options.
         folder: where the app is.
+        python: what runs it; the command as it is installed if None.
     """
 
-    def __init__(self, group: ProcessGroup, app: str, *options: str, folder: Path = APPS) -> None:
+    def __init__(
+        self,
+        group: ProcessGroup,
+        app: str,
+        *options: str,
+        folder: Path = APPS,
+        python: PublicPython | None = None,
+    ) -> None:
         self.group = group
         self.socket = group.folder / "app.sock"
-        argv = [str(command(group)), "--chdir", str(folder), "--socket", str(self.socket)]
+        argv = [python.executable, "-m", "vsgi_fcgi"] if python else [str(command(group))]
+        argv += ["--chdir", str(folder), "--socket", str(self.socket)]
         argv += ["--bind", "127.0.0.1:0", *options, app]
-        self.process = group.start(argv, name="server")
+        env = python.environ if python else None
+        self.process = group.start(argv, name="server", env=env)
         log = self.process.wait_for_log("listening on fcgi://")
         found = re.search(r"fcgi://127\.0\.0\.1:(\d+)/", log)
         assert found is not None
@@ -182,14 +193,16 @@ class Nginx(WebServer):
     Args:
         group: the group that it belongs to; the server's socket is in its folder.
         server: the server.
+        user: whom its workers become if root starts it.
     """
 
     STDERR_SIGN = "FastCGI sent in stderr:"
 
-    def __init__(self, group: ProcessGroup, server: AppServer) -> None:
+    def __init__(self, group: ProcessGroup, server: AppServer, user: str = "root") -> None:
         self._program = find("nginx")
         self._folder = group.folder
         self._server = server
+        self._user = user
         (group.folder / "nginx.conf").symlink_to(EXAMPLES / "nginx.conf")
         (group.folder / "nginx-backend.conf").write_text(f"server 127.0.0.1:{server.port};\n")
         self._start(group)
@@ -198,8 +211,8 @@ class Nginx(WebServer):
         (self._folder / "nginx-port.conf").write_text(f"listen 127.0.0.1:{self.port};\n")
         argv = [self._program, "-p", ".", "-c", str(self._folder / "nginx.conf"), "-e", "stderr"]
         if os.geteuid() == 0:
-            # Else root's workers become another user, who may not enter the test's folder.
-            argv += ["-g", "user root;"]
+            # Left alone they become another user, who may not enter a folder of pytest's.
+            argv += ["-g", f"user {self._user};"]
         return group.start(argv, name=name)
 
     def error_log(self) -> str:

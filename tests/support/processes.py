@@ -16,7 +16,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_MARK = "VSGI_FCGI_TEST_GROUP"
+_MARK = "TEST_GROUP_OF_VSGI_FCGI"
 """The environment variable by which all processes of a group are known, orphans too."""
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from vsgi_fcgi.cli.kinds import kind_of
 from vsgi_fcgi.cli.options import OPTIONS
 
-
 _TEXTS = {"access_log_format": "common", "log_format": "json"}
 
 
