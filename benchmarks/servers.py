@@ -58,14 +58,18 @@ class Measured:
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def stop(self) -> None:
-        """End it."""
+    def stop_serving(self) -> None:
+        """End the process, so that all its files are complete."""
         self._process.terminate()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def stop(self) -> None:
+        """End it, and remove what it has left."""
+        self.stop_serving()
         self._folder.cleanup()
 
 
