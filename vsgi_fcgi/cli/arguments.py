@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from argparse import Action, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass
 from typing import Any, NoReturn
 
 from vsgi_fcgi.cli.kinds import Kind, kind_of
-from vsgi_fcgi.cli.options import GROUPS, OPTIONS, option_name
+from vsgi_fcgi.cli.options import GROUPS, OPTIONS, nearest, option_name
 from vsgi_fcgi.exceptions import UsageError
 
 PROGRAM = "vsgi-fcgi"
 
 DESCRIPTION = "Serve a WSGI app to a web server that speaks FastCGI."
 EPILOG = (
-    "Without an option of where to listen, the listening socket is descriptor 0, where a web"
-    " server or spawn-fcgi puts it. Each option may also stand in the environment, as in"
-    " VSGI_FCGI_THREADS=8, or in the configuration file, as in threads = 8; the command line has"
+    "Without an option of where to listen, it takes the sockets that systemd passes, else"
+    " descriptor 0, where a web server or spawn-fcgi puts the listening socket. If there is none"
+    " and a web server has started it as a CGI program, it answers that one request. Each option"
+    " may also stand in the environment, as in VSGI_FCGI_THREADS=8, or in the configuration file,"
+    " as in threads = 8; the command line has"
     " precedence over the environment, and both have over the file."
 )
 EXIT_STATUSES = {
@@ -55,7 +58,11 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
         UsageError: something in it cannot be understood.
         SystemExit: after what gives information, such as ``--help``.
     """
-    found = vars(make_parser().parse_args(argv))
+    parser = make_parser()
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse(parser, unknown)
+    found = vars(namespace)
     config, action = found.pop("config", None), found.pop("action", None)
     if found.get("app", "") is None:
         del found["app"]
@@ -63,6 +70,21 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
         name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
     }
     return CommandLine(given, config, action)
+
+
+def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """Say what is not understood, and what may have been meant.
+
+    Raises:
+        UsageError: always.
+    """
+    for argument in unknown:
+        name = argument.partition("=")[0]
+        if name.startswith("-"):
+            near = nearest(name, parser._option_string_actions)
+            advice = near or f"; {PROGRAM} --help lists the options"
+            raise UsageError(f"there is no option {name}{advice}")
+    raise UsageError(f"{unknown[0]} is one argument too many; only one APP is served")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -139,10 +161,26 @@ def _converter(kind: Kind) -> Callable[[str], Any]:
 
 def _help(item: Field[Any], kind: Kind) -> str:
     text = str(item.metadata["help"]).replace("%", "%%")
-    default = item.default
-    if default is None or default == () or default is False:
-        return text
-    return f"{text} (default: {kind.show(default).strip(chr(34))})"
+    default = default_of(item, kind)
+    return f"{text} (default: {default})" if default else text
+
+
+def default_of(item: Field[Any], kind: Kind) -> str:
+    """What a setting is when nothing is said; empty for nothing."""
+    if item.metadata["default_text"]:
+        return str(item.metadata["default_text"])
+    if item.default is None or item.default == () or item.default is False:
+        return ""
+    return kind.show_all(item.default).strip('"')
+
+
+def spelled(action: Action) -> str:
+    """An option with its names and its value, as the help has it: ``--port, -p PORT``."""
+    value = str(action.metavar or "")
+    if action.choices:
+        value = f"{{{','.join(action.choices)}}}"
+    names = [name for name in action.option_strings if not name.startswith("--no-")]
+    return " ".join(filter(None, (", ".join(names), value)))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,18 +197,15 @@ class _HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=28)
 
     def _format_action_invocation(self, action: Action) -> str:
-        names = [name for name in action.option_strings if not name.startswith("--no-")]
-        if not names or action.nargs == 0:
-            return ", ".join(names) or super()._format_action_invocation(action)
-        value = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{', '.join(names)} {value}"
+        return spelled(action)
 
 
 class _Version(Action):
     def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
         from vsgi_fcgi.cli.versions import versions
 
-        parser.exit(0, f"{versions()}\n")
+        sys.stdout.write(f"{versions()}\n")
+        parser.exit()
 
 
 class _PrintCompletion(Action):
@@ -180,5 +215,12 @@ class _PrintCompletion(Action):
         try:
             import shtab
         except ImportError:
-            parser.error("--print-completion needs shtab: pip install 'vsgi-fcgi[completion]'")
-        parser.exit(0, f"{shtab.complete(parser, shell)}\n")
+            raise UsageError(
+                "--print-completion needs the package shtab: pip install 'vsgi-fcgi[completion]'"
+            ) from None
+        files = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
+        for action in parser._actions:
+            if action.metavar in files:
+                action.complete = files[action.metavar]  # type: ignore[attr-defined]
+        sys.stdout.write(f"{shtab.complete(parser, shell)}\n")
+        parser.exit()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any
 
@@ -106,9 +106,10 @@ class Options(Config):
     )
     group: str | None = setting(
         None,
-        "become this group, by name or number (the user's own)",
+        "become this group, by name or number",
         group="process",
         metavar="GROUP",
+        default_text="the user's own",
     )
     umask: Octal | None = setting(
         None,
@@ -174,6 +175,11 @@ class Options(Config):
         group="development",
     )
 
+    @property
+    def names_an_address(self) -> bool:
+        """Whether anything was said of where to listen."""
+        return bool(self.address or self.port or self.socket or self.file_descriptor or self.bind)
+
     def addresses(self) -> list[Address]:
         """Where to listen; descriptor 0 if nothing was said.
 
@@ -192,10 +198,12 @@ class Options(Config):
         )
 
 
+_OF_THE_SERVER = {item.name for item in fields(Config)}
+
 OPTIONS: dict[str, Field[Any]] = {
     item.name: item
     for group in ("app", *GROUPS)
-    for item in fields(Options)
+    for item in sorted(fields(Options), key=lambda item: item.name in _OF_THE_SERVER)
     if item.metadata["group"] == group
 }
 """All fields of `Options` by their names, group by group as ``--help`` has them."""
@@ -221,21 +229,24 @@ def variable_name(field_name: str) -> str:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """``; did you mean ...?`` with the known name that is nearest, or nothing."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
+    # Above the usual cutoff: what all names begin with (--, VSGI_FCGI_) is no likeness.
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
-def make_options(given: dict[str, Any]) -> Options:
+def make_options(given: Mapping[str, Any], labels: Mapping[str, str]) -> Options:
     """The options with these values, and their defaults for the rest.
 
+    Args:
+        given: values by the names of the fields.
+        labels: for each of them, what an error message calls it, such as ``--threads``.
+
     Raises:
-        UsageError: a value is out of its bounds; the message names the option.
+        UsageError: a value is out of its bounds.
     """
     try:
         return Options(**given)
     except UsageError as error:
-        # Fields come first in the messages of `Config`; people know the option.
+        # The messages of `Config` begin with the field's name.
         name, space, rest = str(error).partition(" ")
-        if name not in OPTIONS:
-            raise
-        raise UsageError(f"{option_name(name)}{space}{rest}") from error
+        raise UsageError(f"{labels.get(name, name)}{space}{rest}") from error

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vsgi_fcgi.cli.arguments import PROGRAM, parse
 from vsgi_fcgi.cli.configuration import Configuration, configure
+from vsgi_fcgi.cli.debugger import prepare, with_debugger
 from vsgi_fcgi.cli.loading import load_app, parse_app_name
 from vsgi_fcgi.cli.logs import configure_logging
 from vsgi_fcgi.cli.options import Options
+from vsgi_fcgi.cli.process import OwnProcess
+from vsgi_fcgi.cli.supervised import Supervised, supervised
 from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.server.listeners import Listener, open_listeners
+from vsgi_fcgi.server.cgi import Gateway, is_cgi, without_query
+from vsgi_fcgi.server.listeners import Listener, default_address, open_listeners
 from vsgi_fcgi.server.patching import check_patching
+from vsgi_fcgi.server.systemd import forget_sockets
+from vsgi_fcgi.wsgi.runner import App
 
 
 def serve(argv: Sequence[str] | None) -> int:
@@ -28,7 +35,12 @@ def serve(argv: Sequence[str] | None) -> int:
     Raises:
         UsageError: something that was asked for cannot be done.
     """
+    under_cgi = is_cgi(os.environ)
+    if argv is None and under_cgi:
+        argv = without_query(sys.argv[1:], os.environ)
     line = parse(argv)
+    # Not None in the processes that --reload starts.
+    child = supervised(os.environ)
     configuration = configure(line, os.environ)
     if line.action == "print_config":
         sys.stdout.write(configuration.as_toml())
@@ -38,44 +50,129 @@ def serve(argv: Sequence[str] | None) -> int:
         raise UsageError(f"no app is named; {PROGRAM} --help says how")
     parse_app_name(options.app)
     addresses = options.addresses()
+    if not options.names_an_address:
+        addresses = [default_address(os.environ)]
+    if options.umask is not None:
+        os.umask(options.umask)
+    started_in = _working_folder()
     if options.chdir is not None:
         _change_directory(options.chdir)
     # Where `python -m` puts it, and where a console script puts the folder of the script.
     sys.path.insert(0, os.getcwd())
+    # Under --reload, the pid file and the name are the parent's.
+    process = OwnProcess(options if child is None else child.own(options))
     if line.action == "check_config":
         return _check(configuration, options.app)
+    if under_cgi and child is None and not options.names_an_address:
+        return _answer(options, options.app)
+    process.check_rights()
     # Listening comes first: a web server that connects early waits in the backlog instead of
     # being refused, and fd 0 has moved away before any code of the app can inherit it.
-    listeners = open_listeners(addresses, options.backlog)
+    if child is not None:
+        listeners = child.listeners
+    else:
+        listeners = open_listeners(addresses, options.backlog, process.socket_ownership)
+    forget_sockets(os.environ)
     try:
-        return _serve_on(listeners, options, options.app)
+        if options.debug:
+            prepare(listeners, os.environ)
+        if options.reload and child is None:
+            return _supervise(listeners, options, started_in)
+        return _serve_on(listeners, process, options, options.app, child)
     finally:
         # The server has closed them; after an error, or a Ctrl-C while the app was loading,
         # no file of a socket may stay behind.
         for listener in listeners:
             listener.close()
+        process.leave()
 
 
-def _serve_on(listeners: Sequence[Listener], options: Options, app_name: str) -> int:
+def _supervise(listeners: Sequence[Listener], options: Options, folder: str | None) -> int:
+    """Serve in a child process that is renewed when a file changes."""
+    from vsgi_fcgi.cli.reloading import supervise
+
+    # It is the children who become the user: this process has to start one after the other.
+    process = OwnProcess(replace(options, user=None, group=None))
+    configure_logging(options)
+    process.enter()
+    try:
+        return supervise(listeners, options, folder)
+    finally:
+        process.leave()
+
+
+def _serve_on(
+    listeners: Sequence[Listener],
+    process: OwnProcess,
+    options: Options,
+    app_name: str,
+    child: Supervised | None,
+) -> int:
     # Imported before the app can monkey-patch the modules that the server takes names from.
     from vsgi_fcgi.server.server import Server
 
-    app = load_app(app_name)
-    check_patching(options.worker)
-    # After the app, which may have set up a log of its own.
-    configure_logging(options.log_level)
+    process.enter()
+    if child is not None:
+        child.start()
+    app, options = _load(options, app_name, child)
     server = Server(app, config=options)
     server.add_listeners(listeners)
-    return server.run()
+    server.at_exit.append(process.leave)
+    return server.run(process_ends=True)
+
+
+def _answer(options: Options, app_name: str) -> int:
+    """Answer the one request that this process was started for, as a CGI program.
+
+    It is the web server's own process: it has no user, pid file or log of requests of its own.
+    """
+    # Before the app is loaded, which may print.
+    gateway = Gateway(options)
+    app = load_app(app_name)
+    configure_logging(options)
+    return gateway.serve(app)
+
+
+def _load(options: Options, app_name: str, child: Supervised | None) -> tuple[App, Options]:
+    """The app, and the settings to serve it with.
+
+    Raises:
+        UsageError: it cannot be loaded, and nobody waits for it to be mended.
+    """
+    try:
+        app: App = load_app(app_name)
+        check_patching(options.worker)
+    except UsageError as error:
+        if child is None:
+            raise
+        configure_logging(options)
+        # The page needs no threads, which the app may have patched before it failed.
+        return child.stand_in(error), replace(options, worker="main")
+    # After the app, which may have set up a log of its own.
+    configure_logging(options)
+    if options.debug:
+        app = with_debugger(app)
+    if child is not None:
+        child.loaded()
+    return app, options
 
 
 def _check(configuration: Configuration, app_name: str) -> int:
     """Load the app, and say what would be used."""
     load_app(app_name)
     check_patching(configuration.options.worker)
+    configure_logging(configuration.options)
     lines = [*configuration.changed(), "", "The app was loaded, and the settings can be used."]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _working_folder() -> str | None:
+    """Where this process is; None in a folder that was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _change_directory(folder: str) -> None:

@@ -14,7 +14,7 @@ from vsgi_fcgi.exceptions import UsageError
 
 IPVersion = Literal[4, 6]
 
-_FORMS = "HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd://N"
+_FORMS = "HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, fd://N or systemd:NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,20 @@ class DescriptorAddress:
 
     def __str__(self) -> str:
         return f"fd {self.fd}"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemdAddress:
+    """Listening sockets that systemd passes to the process.
+
+    Attributes:
+        name: those with this FileDescriptorName, which may be several; empty for all.
+    """
+
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"systemd:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,7 @@ class InetAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-Address = DescriptorAddress | UnixAddress | AbstractAddress | InetAddress
+Address = DescriptorAddress | SystemdAddress | UnixAddress | AbstractAddress | InetAddress
 
 
 def parse_bind(text: str) -> Address:
@@ -88,8 +102,8 @@ def parse_bind(text: str) -> Address:
 
     Args:
         text: ``127.0.0.1:9000``, ``[::1]:9000``, ``localhost:9000``, ``unix:/run/app.sock``,
-            ``unix:///run/app.sock``, ``unix:@name``, ``fd://0``, ``fd:0``, or a path that
-            starts with ``/``, ``./`` or ``../``.
+            ``unix:///run/app.sock``, ``unix:@name``, ``fd://0``, ``fd:0``, ``systemd:``,
+            ``systemd:name``, or a path that starts with ``/``, ``./`` or ``../``.
 
     Returns:
         The address; a host name in it is not resolved yet.
@@ -106,6 +120,8 @@ def parse_bind(text: str) -> Address:
         if not _is_number(number):
             raise _refusal(text, "write the descriptor's number, as in fd://0")
         return DescriptorAddress(int(number))
+    if colon and scheme == "systemd":
+        return _parse_systemd(text, rest)
     if text.startswith(("/", "./", "../")):
         return _parse_unix(text)
     if "://" in text:
@@ -215,6 +231,13 @@ def _restricted(address: Address, version: IPVersion) -> Address:
 def _refuse_repeats(addresses: Iterable[Address]) -> None:
     """Say that an address is named twice, where opening it would only say that it is in use."""
     seen: set[str] = set()
+    addresses = list(addresses)
+    if str(SystemdAddress()) in map(str, addresses):
+        for address in addresses:
+            if isinstance(address, SystemdAddress) and address.name:
+                raise UsageError(
+                    f"systemd: is all sockets and {address} some of them; name one or the other"
+                )
     for address in addresses:
         if isinstance(address, InetAddress) and address.port == 0:
             continue
@@ -234,6 +257,17 @@ def _parse_unix(path: str) -> UnixAddress | AbstractAddress:
     if "\0" in path:
         raise UsageError(f"the name of the UNIX socket {path!r} holds a NUL; write it without")
     return AbstractAddress(path[1:]) if path.startswith("@") else UnixAddress(path)
+
+
+def _parse_systemd(text: str, name: str) -> SystemdAddress:
+    """The name of sockets that systemd passes; none for all of them.
+
+    Raises:
+        UsageError: no socket can have such a name.
+    """
+    if ":" in name or "/" in name:
+        raise _refusal(text, "write systemd:NAME with the FileDescriptorName of a .socket unit")
+    return SystemdAddress(name)
 
 
 def _split_address(text: str) -> tuple[str, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from vsgi_fcgi.protocol import (
@@ -17,6 +18,7 @@ from vsgi_fcgi.protocol import (
 )
 from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.contract import main_only
+from vsgi_fcgi.server.endings import Ending
 from vsgi_fcgi.server.reply import Reply
 from vsgi_fcgi.wsgi.environ import content_length, join_repeated, request_line
 from vsgi_fcgi.wsgi.headers import error_response
@@ -92,14 +94,20 @@ class Assembler:
             if expected and expected > self._context.config.max_body_bytes:
                 self._refuse_size(channel, request)
             elif expected:
-                request.context = Body(expected, self._memory, self._spool)
+                request.context = self._make_body(expected)
+
+    def _make_body(self, expected: int | None) -> Body:
+        body = Body(expected, self._memory, self._spool)
+        if self._context.access_log is not None:
+            body.began = monotonic_ns()
+        return body
 
     def _received(self, channel: Channel, event: StdinReceived) -> None:
         request = event.request
         body: Body | None = request.context
         if body is None:
             expected = 0 if request.params.get("CONTENT_LENGTH") else None
-            body = request.context = Body(expected, self._memory, self._spool)
+            body = request.context = self._make_body(expected)
         config = self._context.config
         if body.expected is None and body.size + len(event.data) > config.max_body_bytes:
             self._refuse_size(channel, request)
@@ -176,15 +184,28 @@ class Assembler:
         head_only = params.get("REQUEST_METHOD") == "HEAD"
         retry_after = _RETRY_AFTER if status == 503 else None
         response = error_response(status, head_only=head_only, retry_after=retry_after)
+        log = self._context.access_log
+        if log is not None:
+            ending = Ending.TIMED_OUT if status == 408 else Ending.REFUSED
+            log.refused(channel, request, body, response, ending)
         channel.answer(request, response)
         if isinstance(body, Body) and not body.writing:
             body.release(self._disk)
 
     @main_only
-    def abort(self, channel: Channel, request: Request) -> None:
-        """Let go of a request that the web server gave up."""
+    def abort(self, channel: Channel, request: Request, ending: Ending = Ending.CANCELLED) -> None:
+        """Let go of a request that the web server gave up, or that goes down with its connection.
+
+        Args:
+            channel: its connection.
+            request: the request.
+            ending: why, for the access log.
+        """
         held = request.context
         request.context = None
+        log = self._context.access_log
+        if log is not None:
+            log.given_up(channel, request, held, ending)
         if isinstance(held, Reply):
             held.cancel()
             if self._context.dispatcher.forget(held) and held.body is not None:

@@ -29,6 +29,7 @@ class Body:
         spool: the total of bytes in temporary files.
 
     Attributes:
+        began: when it was made, in nanoseconds, if an access log wants to know.
         size: bytes received, without what exceeds ``expected``.
         held: bytes of it in memory, and not on their way to the file.
         writing: a piece is on its way to the file.
@@ -41,6 +42,7 @@ class Body:
         "_pieces",
         "_spool",
         "_spooled",
+        "began",
         "ended",
         "expected",
         "held",
@@ -50,6 +52,7 @@ class Body:
 
     def __init__(self, expected: int | None, memory: Budget, spool: Budget) -> None:
         self.expected = expected
+        self.began = 0
         self.size = 0
         self.held = 0
         self.writing = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vsgi_fcgi.exceptions import RemoteProtocolError
 from vsgi_fcgi.protocol import Inbound, Request, ServerConnection
 from vsgi_fcgi.server.contract import main_only
+from vsgi_fcgi.server.endings import Ending
 from vsgi_fcgi.server.loop import READ
 from vsgi_fcgi.server.writer import Writer
 
@@ -30,6 +31,7 @@ class Channel:
         connection: the protocol.
         writer: what sends on it, and nothing else does.
         last_active: the loop's time when something was last received, in seconds.
+        silent: nothing was ever received.
         paused: how many reasons there are not to read.
         closed: it is over.
     """
@@ -43,6 +45,7 @@ class Channel:
         "last_active",
         "paused",
         "peer",
+        "silent",
         "sock",
         "writer",
     )
@@ -54,6 +57,7 @@ class Channel:
         self.connection = ServerConnection(context.limits, context.values)
         self.writer = Writer(self)
         self.last_active = context.loop.now()
+        self.silent = True
         self._params = 0
         self.paused = 0
         self.closed = False
@@ -82,6 +86,7 @@ class Channel:
                 return
             context = self.context
             self.last_active = context.loop.now()
+            self.silent = False
             connection = self.connection
             events = connection.receive_data(data)
             if events:
@@ -99,7 +104,7 @@ class Channel:
                     self.writer.flush()
         except RemoteProtocolError as error:
             self.context.log.warning("%s: %s; the connection is closed", self.peer, error)
-            self.lose()
+            self.lose(Ending.BROKEN)
         except Exception as error:
             self.fail(error)
 
@@ -130,9 +135,9 @@ class Channel:
         self.writer.touch()
 
     @main_only
-    def abort(self, request: Request) -> None:
+    def abort(self, request: Request, ending: Ending) -> None:
         """Give a request up, whatever has become of it."""
-        self.context.assembler.abort(self, request)
+        self.context.assembler.abort(self, request, ending)
 
     def _count_params(self) -> None:
         """Count what has come of params that have not ended: it is bounded over all connections."""
@@ -164,11 +169,15 @@ class Channel:
             self.close()
 
     @main_only
-    def lose(self) -> None:
-        """The web server is gone, or is not to be listened to: give up all its requests."""
+    def lose(self, ending: Ending = Ending.CANCELLED) -> None:
+        """The web server is gone, or is not to be listened to: give up all its requests.
+
+        Args:
+            ending: why, for the access log.
+        """
         if not self.closed:
             for event in self.connection.receive_eof():
-                self.abort(event.request)
+                self.abort(event.request, ending)
             self.close()
 
     @main_only
@@ -187,4 +196,4 @@ class Channel:
     def fail(self, error: Exception) -> None:
         """End the connection after an error that should not have happened."""
         self.context.log.error("a bug in the server; %s is closed", self.peer, error=error)
-        self.lose()
+        self.lose(Ending.BROKEN)

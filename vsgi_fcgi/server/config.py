@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from vsgi_fcgi.exceptions import UsageError
+from vsgi_fcgi.server.access_syntax import parse_format
 
 WORKERS = ("thread", "main")
 
@@ -29,6 +30,7 @@ def setting(
     most: float | None = None,
     choices: tuple[str, ...] = (),
     metavar: str = "",
+    default_text: str = "",
     aliases: tuple[str, ...] = (),
 ) -> Any:
     """One field of `Config`.
@@ -41,6 +43,7 @@ def setting(
         most: the largest value that is allowed.
         choices: the only values that are allowed.
         metavar: what the value is called in ``--help``, if its type says too little.
+        default_text: what the default comes to, where its value does not say it.
         aliases: further names of its option, such as ``-b``.
     """
     return field(
@@ -52,6 +55,7 @@ def setting(
             "most": most,
             "choices": choices,
             "metavar": metavar,
+            "default_text": default_text,
             "aliases": aliases,
         },
     )
@@ -87,7 +91,10 @@ class Config:
         choices=WORKERS,
     )
     threads: int = setting(
-        default_threads(), "native threads that run the app (4 a core, at most 32)", least=1
+        default_threads(),
+        "native threads that run the app",
+        least=1,
+        default_text="4 a core, at most 32",
     )
     switch_interval: float = setting(
         0.005,
@@ -95,7 +102,7 @@ class Config:
         least=0.00001,
     )
     spool_dir: str | None = setting(
-        None, "folder for temporary files (TMPDIR, else /tmp)", metavar="DIR"
+        None, "folder for temporary files", metavar="DIR", default_text="TMPDIR, else /tmp"
     )
 
     socket_mode: Octal = setting(
@@ -108,27 +115,30 @@ class Config:
     )
     socket_user: str | None = setting(
         None,
-        "owner of the UNIX sockets that it makes, by name or number (whoever starts it)",
+        "owner of the UNIX sockets that it makes, by name or number",
         group="listening",
         metavar="USER",
+        default_text="whoever the server runs as",
     )
     socket_group: str | None = setting(
         None,
-        "group of the UNIX sockets that it makes, by name or number (that of who starts it)",
+        "group of the UNIX sockets that it makes, by name or number",
         group="listening",
         metavar="GROUP",
+        default_text="that of whoever the server runs as",
     )
 
     access_log: str | None = setting(
         None,
         "file for a line about each request; - is standard output, logger is the logger"
-        " vsgi_fcgi.access (no access log)",
+        " vsgi_fcgi.access",
         group="logging",
         metavar="FILE",
+        default_text="no access log",
     )
     access_log_format: str = setting(
         "combined",
-        "combined, json, or a format string with gunicorn's names and ours",
+        "combined, common, json, or a format string with gunicorn's names and ours",
         group="logging",
         metavar="FORMAT",
     )
@@ -232,6 +242,13 @@ class Config:
         group="limits",
         least=1,
     )
+    max_log_bytes: int = setting(
+        16 * MIB,
+        "bytes of text in log records that wait to be written; more are dropped and counted",
+        group="limits",
+        least=64 * KIB,
+    )
+
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
@@ -249,3 +266,7 @@ class Config:
             if most is not None and value is not None and not value <= most:
                 value, bound = shown.format(value), f"at most {shown.format(most)}"
                 raise UsageError(f"{item.name} is {value}, but must be {bound}")
+        try:
+            parse_format(self.access_log_format)
+        except UsageError as error:
+            raise UsageError(f"access_log_format {error}") from None

@@ -10,6 +10,8 @@ import gevent
 
 from vsgi_fcgi.protocol import Limits
 from vsgi_fcgi.server import contract
+from vsgi_fcgi.server.access_format import AccessFormat
+from vsgi_fcgi.server.access_log import AccessLog
 from vsgi_fcgi.server.assembler import Assembler
 from vsgi_fcgi.server.budget import Budget
 from vsgi_fcgi.server.calls import MainContextCalls
@@ -17,13 +19,15 @@ from vsgi_fcgi.server.channel import Channel
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.disk import Disk
 from vsgi_fcgi.server.dispatcher import Dispatcher, Pool
+from vsgi_fcgi.server.endings import Ending
 from vsgi_fcgi.server.gates import Gate, GreenletGate, ThreadGate
+from vsgi_fcgi.server.line_writer import LineWriter
 from vsgi_fcgi.server.log import Log
-from vsgi_fcgi.server.loop import Loop
+from vsgi_fcgi.server.loop import Loop, Watcher
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.main_worker import MainWorker
 from vsgi_fcgi.server.native import get_ident
-from vsgi_fcgi.server.running import run_request
+from vsgi_fcgi.server.running import run_request, run_timed
 from vsgi_fcgi.server.thread_pool import ThreadPool
 from vsgi_fcgi.server.timeouts import Timeouts
 from vsgi_fcgi.server.writer import Writer
@@ -31,6 +35,9 @@ from vsgi_fcgi.wsgi.environ import base_environ
 from vsgi_fcgi.wsgi.runner import App
 
 T = TypeVar("T")
+
+_FIRST_WORD = 0.5
+"""Seconds that a new connection gets to send its request while the server stops."""
 
 _DISK_END = 2.0
 """Seconds that work on temporary files gets at the end."""
@@ -43,8 +50,10 @@ class MainContext:
         app: the WSGI app.
         config: the settings.
         log: the log.
+        access_lines: writes the access log, if there is to be one.
 
     Attributes:
+        access_log: None if there is none.
         channels: all open connections.
         dirty: writers that have something to send when the current batch is done.
         stopping: connections are closed as they become idle.
@@ -56,13 +65,19 @@ class MainContext:
         hand_over: to be called when requests were submitted, once for many.
     """
 
-    def __init__(self, app: App, config: Config, log: Log) -> None:
+    def __init__(
+        self, app: App, config: Config, log: Log, access_lines: LineWriter | None = None
+    ) -> None:
         self.config = config
         self.log = log
         # A cast: the type stubs leave out a timer's `again`.
         self.loop = cast(Loop, gevent.get_hub().loop)
         self._ident = get_ident()
         contract.main_threads.add(self._ident)
+        self.access_log: AccessLog | None = None
+        if access_lines is not None:
+            format = AccessFormat(config.access_log_format)
+            self.access_log = AccessLog(format, access_lines, self.loop)
         self._async = self.loop.async_()
         self._async.start(self._drain)
         self.mailbox = Mailbox(self._wake, self._failed)
@@ -75,6 +90,7 @@ class MainContext:
         self.dirty: list[Writer] = []
         self.stopping = False
         self.wants_idle = False
+        self._last_call: Watcher | None = None
         self._parting: set[Channel] = set()
         self._by_age: list[tuple[float, Channel]] = []
         self.on_room: Callable[[], object] | None = None
@@ -93,7 +109,8 @@ class MainContext:
         pool: Pool | None = None
         workers = 1
         base = base_environ(multithread=False, vsgi_fcgi__main_context=self.calls)
-        run = partial(run_request, app, base)
+        timed = self.access_log is not None and self.access_log.times_runs
+        run = partial(run_timed if timed else run_request, app, base)
         if config.worker == "thread":
             threads = ThreadPool(run, self.loop, self.mailbox)
             workers = threads.start(config.threads)
@@ -214,16 +231,34 @@ class MainContext:
         return None
 
     def begin_stopping(self) -> None:
-        """Read what has come on each connection, and close each as it becomes idle."""
+        """Read what has come on each connection, and close each as it becomes idle.
+
+        But not one on which nothing has ever come: whoever has just connected is about to ask,
+        and a web server would take its end for a failure.
+        """
         self.stopping = self.wants_idle = True
+        for channel in list(self.channels):
+            if not channel.silent:
+                channel.last_read()
+        if self.channels:
+            wait = min(_FIRST_WORD, self.config.graceful_timeout / 2)
+            self._last_call = self.loop.timer(wait)
+            self._last_call.start(self._close_idle)
+
+    def _close_idle(self) -> None:
         for channel in list(self.channels):
             channel.last_read()
 
     def close(self) -> None:
         """End everything, whatever is still running: the requests that are left are lost."""
         self.timeouts.stop()
+        if self._last_call is not None:
+            self._last_call.stop()
+            self._last_call.close()
         for channel in list(self.channels):
-            channel.lose()
+            channel.lose(Ending.STOPPED)
+        if self.access_log is not None:
+            self.access_log.close()
         self._pool.stop()
         self.disk.stop(_DISK_END)
         for function, argument in self.calls.close(self.mailbox.close()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from vsgi_fcgi.protocol import Request
@@ -42,13 +43,17 @@ class Dispatcher:
         pool: the workers.
     """
 
-    __slots__ = ("_context", "_jobs", "_max_queued", "_pool")
+    __slots__ = ("_context", "_jobs", "_make_reply", "_max_queued", "_pool")
 
     def __init__(self, context: MainContext, pool: Pool) -> None:
         self._context = context
         self._pool = pool
         self._jobs = pool.jobs
         self._max_queued = context.config.max_queued
+        log = context.access_log
+        self._make_reply: Callable[[Channel, Request, Body | None], Reply] = (
+            Reply if log is None else log.make_reply
+        )
 
     @main_only
     def submit(self, channel: Channel, request: Request, body: Body | None) -> None:
@@ -61,7 +66,7 @@ class Dispatcher:
             reason = f"{self._max_queued} requests wait for a worker"
             self._context.assembler.refuse(channel, request, 503, reason)
             return
-        reply = request.context = Reply(channel, request, body)
+        reply = request.context = self._make_reply(channel, request, body)
         self._pool.submit(reply)
 
     @main_only

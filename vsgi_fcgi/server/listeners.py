@@ -13,7 +13,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vsgi_fcgi.exceptions import ListenError
 from vsgi_fcgi.server.addresses import (
@@ -21,9 +21,12 @@ from vsgi_fcgi.server.addresses import (
     Address,
     DescriptorAddress,
     InetAddress,
+    SystemdAddress,
     UnixAddress,
 )
 from vsgi_fcgi.server.peers import plain_address
+from vsgi_fcgi.server.socket_ownership import DEFAULT_OWNERSHIP, SocketOwnership
+from vsgi_fcgi.server.systemd import choose_sockets, has_passed_sockets, passed_sockets
 from vsgi_fcgi.server.tcp_sockets import listen_tcp
 from vsgi_fcgi.server.unix_sockets import listen_abstract, listen_unix
 
@@ -90,12 +93,17 @@ class Listener:
         self.sock.close()
 
 
-def open_listeners(addresses: Iterable[Address], backlog: int) -> list[Listener]:
+def open_listeners(
+    addresses: Iterable[Address],
+    backlog: int,
+    ownership: SocketOwnership = DEFAULT_OWNERSHIP,
+) -> list[Listener]:
     """Open all addresses, or none.
 
     Args:
         addresses: what to listen on.
         backlog: connections that may wait to be accepted on each.
+        ownership: mode, owner and group of the UNIX sockets among them that have a path.
 
     Returns:
         The listeners in the order of the addresses; a host name may give several, and an
@@ -111,7 +119,7 @@ def open_listeners(addresses: Iterable[Address], backlog: int) -> list[Listener]
             if isinstance(address, InetAddress) and address.optional and address.port == 0:
                 # The second family of `--port 0`: people expect one number for both.
                 twin = _port(listeners[-1].sock) if listeners else None
-            listeners += _open(address, backlog, twin)
+            listeners += _open(address, backlog, ownership, twin)
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -119,12 +127,15 @@ def open_listeners(addresses: Iterable[Address], backlog: int) -> list[Listener]
     return listeners
 
 
-def open_listener(address: Address, backlog: int) -> list[Listener]:
+def open_listener(
+    address: Address, backlog: int, ownership: SocketOwnership = DEFAULT_OWNERSHIP
+) -> list[Listener]:
     """Open one address.
 
     Args:
         address: what to listen on.
         backlog: connections that may wait to be accepted.
+        ownership: mode, owner and group if it is the path of a UNIX socket.
 
     Returns:
         One listener; several for a host name with several addresses; none for an optional
@@ -133,18 +144,22 @@ def open_listener(address: Address, backlog: int) -> list[Listener]:
     Raises:
         ListenError: it cannot be opened; the message says why and what to do.
     """
-    return _open(address, backlog, None)
+    return _open(address, backlog, ownership, None)
 
 
-def _open(address: Address, backlog: int, preferred_port: int | None) -> list[Listener]:
+def _open(
+    address: Address, backlog: int, ownership: SocketOwnership, preferred_port: int | None
+) -> list[Listener]:
     match address:
         case DescriptorAddress():
             sock = _take_over(address.fd)
             return [Listener(sock, f"fcgi+fd://{address.fd}/", inherited=True)]
+        case SystemdAddress():
+            return _from_systemd(address)
         case UnixAddress():
             # An app may change the working directory; our file must still be found at the end.
             path = os.path.abspath(address.path)
-            sock = listen_unix(address, backlog)
+            sock = listen_unix(address, backlog, ownership)
             return [Listener(sock, f"fcgi+unix://{path}", path=path)]
         case AbstractAddress():
             return [Listener(listen_abstract(address, backlog), f"fcgi+unix:{address}")]
@@ -153,6 +168,56 @@ def _open(address: Address, backlog: int, preferred_port: int | None) -> list[Li
                 Listener(sock, f"fcgi://{InetAddress(*sock.getsockname()[:2])}/")
                 for sock in listen_tcp(address, backlog, preferred_port)
             ]
+
+
+def default_address(environ: Mapping[str, str]) -> Address:
+    """Where to listen if nobody says: on the sockets of systemd if it passes any, else on fd 0.
+
+    Args:
+        environ: the process's environment.
+    """
+    return SystemdAddress() if has_passed_sockets(environ) else DescriptorAddress(0)
+
+
+def _from_systemd(address: SystemdAddress) -> list[Listener]:
+    """Take over the sockets that systemd passes under a name.
+
+    Raises:
+        ListenError: there is none, or one of them does not listen.
+    """
+    passed = passed_sockets(os.environ)
+    for item in passed:
+        # Those that nobody asks for too: child processes of the app would keep them open.
+        with contextlib.suppress(OSError):
+            os.set_inheritable(item.fd, False)
+    remedy = "its .socket unit needs ListenStream= and Accept=no"
+    listeners: list[Listener] = []
+    try:
+        for item in choose_sockets(passed, address.name):
+            sock = _take_over(item.fd, f"fd {item.fd} of systemd ({item.name})", remedy)
+            listeners.append(Listener(sock, f"fcgi+fd://{item.fd}/", inherited=True))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def is_listening(fd: int) -> bool:
+    """Whether a descriptor is a listening stream socket, as fd 0 is under FastCGI."""
+    try:
+        copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    except OSError:
+        return False
+    try:
+        sock = _socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        return False
+    try:
+        return _is_stream_listener(sock)
+    finally:
+        sock.close()
 
 
 def _port(sock: _socket.socket) -> int | None:
@@ -166,30 +231,39 @@ def _identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _take_over(fd: int) -> _socket.socket:
+def _take_over(
+    fd: int,
+    what: str = "",
+    remedy: str = "start me from a web server or spawn-fcgi, or name an address with --bind",
+) -> _socket.socket:
     """Make an inherited listening socket ours (section 2.2 of the specification).
 
     It is duplicated upwards with CLOEXEC, and its old number is given up: else the child
     processes of an app would inherit it and keep the port taken after our end.
 
+    Args:
+        fd: its number.
+        what: what an error calls it.
+        remedy: what an error advises.
+
     Raises:
         ListenError: it is no listening stream socket of a family that we know.
     """
-    remedy = "start me from a web server or spawn-fcgi, or name an address with --bind"
+    what = what or f"fd {fd}"
     try:
         copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     except OSError as error:
         if error.errno == errno.EBADF:
-            raise ListenError(f"fd {fd} is not open; {remedy}") from error
-        raise ListenError(f"cannot take over fd {fd}: {error.strerror}") from error
+            raise ListenError(f"{what} is not open; {remedy}") from error
+        raise ListenError(f"cannot take over {what}: {error.strerror}") from error
     try:
         sock = _socket.socket(fileno=copy)
     except OSError as error:
         os.close(copy)
-        raise ListenError(f"fd {fd} is not a listening socket; {remedy}") from error
+        raise ListenError(f"{what} is not a listening socket; {remedy}") from error
     if not _is_stream_listener(sock):
         sock.close()
-        raise ListenError(f"fd {fd} is not a listening socket; {remedy}")
+        raise ListenError(f"{what} is not a listening socket; {remedy}")
     # O_NONBLOCK is a property of the socket and not of the descriptor: the spawner and its
     # other children have it from now on too. So it is never cleared again, or a sibling that
     # relies on it would block in accept.

@@ -69,6 +69,12 @@ class Output:
         self._lock = allocate_lock()
         self._gate: Gate | None = None
 
+    @property
+    def sent(self) -> int:
+        """Bytes that were sent so far; the main context's."""
+        # What was read from the file was taken off `_sent` when it came to be counted there.
+        return self._sent + self._file_sent
+
     # The worker's half.
 
     @worker_only

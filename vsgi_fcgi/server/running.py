@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from time import monotonic_ns
+
 from vsgi_fcgi.server.contract import worker_only
+from vsgi_fcgi.server.logged_reply import LoggedReply
 from vsgi_fcgi.server.reply import Reply
 from vsgi_fcgi.wsgi.environ import Environ, make_environ
 from vsgi_fcgi.wsgi.errors import ErrorStream
@@ -40,3 +43,11 @@ def run_request(app: App, base: Environ, reply: Reply) -> None:
         reply.break_off()
     finally:
         reply.finish()
+
+
+@worker_only
+def run_timed(app: App, base: Environ, reply: LoggedReply) -> None:
+    """Do the same for an access log that tells how long it took."""
+    reply.run_began = monotonic_ns()
+    run_request(app, base, reply)
+    reply.run_ended = monotonic_ns()

@@ -14,16 +14,22 @@ from gevent.event import Event
 
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.server.acceptor import Acceptor
-from vsgi_fcgi.server.addresses import Address, DescriptorAddress, parse_bind
+from vsgi_fcgi.server.addresses import Address, parse_bind
+from vsgi_fcgi.server.cgi import is_cgi, serve_cgi
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.context import MainContext
 from vsgi_fcgi.server.gates import ThreadGate
-from vsgi_fcgi.server.listeners import Listener, open_listener
+from vsgi_fcgi.server.line_file import open_sink
+from vsgi_fcgi.server.line_writer import LineWriter
+from vsgi_fcgi.server.listeners import Listener, default_address, open_listener
 from vsgi_fcgi.server.log import Log
 from vsgi_fcgi.server.native import start_thread
+from vsgi_fcgi.server.notifier import Notifier
 from vsgi_fcgi.server.patching import check_patching
 from vsgi_fcgi.server.peers import allowed_peers
 from vsgi_fcgi.server.signals import Signals
+from vsgi_fcgi.server.socket_ownership import SocketOwnership
+from vsgi_fcgi.server.systemd import forget_sockets
 from vsgi_fcgi.wsgi.runner import App
 
 _LOG_FLUSH = 2.0
@@ -50,6 +56,10 @@ class Server:
         config: all settings at once.
         **settings: single settings, by the names of `Config`'s fields.
 
+    Attributes:
+        at_exit: functions to call when a second signal comes, or the grace is over, and the
+            process ends at once: by ``os._exit``, without any ``finally`` and without `atexit`.
+
     Raises:
         UsageError: a setting that does not exist, or is out of its bounds.
     """
@@ -61,13 +71,15 @@ class Server:
             self.config = config or Config(**settings)
         except TypeError as error:
             raise UsageError(str(error).replace("Config.__init__()", "Server")) from None
+        self.at_exit: list[Callable[[], object]] = []
         self._app = app
         self._listeners: list[Listener] = []
         self._acceptors: list[Acceptor] = []
-        self._log = Log(self.config.max_log_records)
+        self._log = Log(self.config.max_log_records, self.config.max_log_bytes)
         self._context: MainContext | None = None
         self._done: Event | None = None
         self._ended: ThreadGate | None = None
+        self._notifier: Notifier | None = None
         self._lost = 0
 
     # Listening.
@@ -76,18 +88,20 @@ class Server:
         """Listen on an address; may be called several times.
 
         Args:
-            address: as `--bind` takes it, such as ``unix:/run/app.sock`` or
-                ``127.0.0.1:9000``; file descriptor 0 if None.
+            address: as ``--bind`` takes it, such as ``unix:/run/app.sock`` or
+                ``127.0.0.1:9000``; if None, the sockets that systemd passes, else file
+                descriptor 0.
 
         Raises:
             ListenError: it cannot be listened on.
-            UsageError: it is no address.
+            UsageError: it is no address, or the owner of UNIX sockets is nobody here.
         """
         if address is None:
-            address = DescriptorAddress(0)
+            address = default_address(os.environ)
         elif isinstance(address, str):
             address = parse_bind(address)
-        self.add_listeners(open_listener(address, self.config.backlog))
+        ownership = SocketOwnership.of(self.config)
+        self.add_listeners(open_listener(address, self.config.backlog, ownership))
 
     def add_listeners(self, listeners: Iterable[Listener]) -> None:
         """Take over listeners that are open already."""
@@ -105,21 +119,33 @@ class Server:
 
     # Running.
 
-    def run(self) -> int:
+    def run(self, *, process_ends: bool = False) -> int:
         """Serve until SIGTERM or SIGINT, in the calling thread, which becomes the main context.
 
+        If nothing was listened on and a web server has started this process as a CGI program,
+        it answers that one request instead.
+
+        Args:
+            process_ends: the process ends when this returns; until then a late signal of the
+                same stop is not to kill it. Else the handlers of before are back.
+
         Returns:
-            The exit status: 0 if every request was answered, 1 if some were cut off.
+            The exit status, 0 if every request was answered, 1 if some were cut off.
 
         Raises:
             ListenError: nothing was listened on, and file descriptor 0 is no listening socket.
         """
         if not self._listeners:
+            if is_cgi(os.environ):
+                return serve_cgi(self._app, self.config)
             self.listen()
         # Here the process is ours; a server that is embedded with `start` is a guest in it.
         sys.setswitchinterval(self.config.switch_interval)
         in_main_thread = threading.current_thread() is threading.main_thread()
-        return self._serve(with_signals=in_main_thread)
+        forget_sockets(os.environ)
+        return self._serve(
+            with_signals=in_main_thread, with_notifier=True, process_ends=process_ends
+        )
 
     def start(self) -> None:
         """Serve in a thread of its own, without signals, until `stop`.
@@ -170,16 +196,22 @@ class Server:
         return not self._lost
 
     def _serve(
-        self, *, on_ready: Callable[[], object] | None = None, with_signals: bool = False
+        self,
+        *,
+        on_ready: Callable[[], object] | None = None,
+        with_signals: bool = False,
+        with_notifier: bool = False,
+        process_ends: bool = False,
     ) -> int:
         config, log = self.config, self._log
         check_patching(config.worker)
         allowed = allowed_peers(os.environ)
         _raise_descriptor_limit(config)
+        access_lines = _open_access_log(config, log)
         log.start()
         self._lost = 0
         self._done = Event()
-        context = self._context = MainContext(self._app, config, log)
+        context = self._context = MainContext(self._app, config, log, access_lines)
         signals = None
         try:
             self._acceptors = [Acceptor(context, listener, allowed) for listener in self._listeners]
@@ -192,6 +224,10 @@ class Server:
             for acceptor in self._acceptors:
                 self._announce(acceptor.listener, allowed)
                 acceptor.start()
+            if with_notifier:
+                self._notifier = Notifier.wanted(context, self.uris)
+                if self._notifier is not None:
+                    self._notifier.ready()
             if on_ready is not None:
                 on_ready()
             self._done.wait()
@@ -199,10 +235,15 @@ class Server:
             for acceptor in self._acceptors:
                 acceptor.stop()
             self._acceptors = []
+            if self._notifier is not None:
+                self._notifier.close()
+                self._notifier = None
             context.close()
             self.close()
             if signals is not None:
-                signals.restore()
+                signals.restore(process_ends)
+            if access_lines is not None:
+                access_lines.stop(_LOG_FLUSH)
             log.info("stopped")
             log.stop(_LOG_FLUSH)
         return 1 if self._lost else 0
@@ -235,6 +276,8 @@ class Server:
         assert done is not None
         if context.stopping:
             return
+        if self._notifier is not None:
+            self._notifier.stopping()
         acceptors, self._acceptors = self._acceptors, []
         for acceptor in acceptors:
             listener = acceptor.listener
@@ -268,10 +311,27 @@ class Server:
         context = self._context
         count = len(context.channels) if context is not None else 0
         self._log.warning("%s: leaving with %d connections open", why, count)
-        for listener in self._listeners:
-            listener.unlink()
-        self._log.flush(_LOG_FLUSH)
-        os._exit(1)
+        try:
+            for listener in self._listeners:
+                listener.unlink()
+            for tidy_up in self.at_exit:
+                tidy_up()
+            if context is not None and context.access_log is not None:
+                context.access_log.cut_off(context.channels, _LOG_FLUSH)
+            self._log.flush(_LOG_FLUSH)
+        finally:
+            os._exit(1)
+
+
+def _open_access_log(config: Config, log: Log) -> LineWriter | None:
+    """Open the access log, if there is to be one; its thread starts with the first line.
+
+    Raises:
+        UsageError: it cannot be opened.
+    """
+    if config.access_log is None:
+        return None
+    return LineWriter(open_sink(config.access_log), config.max_log_records, log)
 
 
 def _raise_descriptor_limit(config: Config) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vsgi_fcgi.protocol import Inbound, Outbound, Request
+from vsgi_fcgi.server.endings import Ending
 
 if TYPE_CHECKING:
     from vsgi_fcgi.server.channel import Channel
@@ -63,7 +64,7 @@ class Timeouts:
                 channel.peer,
                 config.send_timeout,
             )
-            channel.lose()
+            channel.lose(Ending.TIMED_OUT)
             return
         for request in list(channel.connection.requests.values()):
             if request.outbound is Outbound.ENDED:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vsgi_fcgi.protocol import Outbound
 from vsgi_fcgi.protocol.events import Buffer
 from vsgi_fcgi.server.contract import main_only
+from vsgi_fcgi.server.endings import Ending
 from vsgi_fcgi.server.loop import WRITE, Watcher
 from vsgi_fcgi.server.output import Piece
 from vsgi_fcgi.server.output_file import Extent
@@ -167,7 +168,7 @@ class Writer:
         self._context.log.warning(
             "%s: it asks and does not read; the connection is closed", self._channel.peer
         )
-        self._channel.lose()
+        self._channel.lose(Ending.BROKEN)
 
     def _fill(self, ready: deque[Reply]) -> None:
         """Give each request with something to send a slice, in turn, until a batch is full."""
@@ -221,6 +222,11 @@ class Writer:
     def _complete(self, reply: Reply) -> None:
         """Send the last piece, STDERR and END_REQUEST, in one write."""
         connection, request = self._connection, reply.request
+        log = self._context.access_log
+        if log is not None:
+            log.completed(reply)
+            if not log.due:
+                log.make_lines_soon()
         if reply.output is not None:
             reply.output.close()
         # The reply refers to the request: parted, both go without the garbage collector.
@@ -259,7 +265,7 @@ class Writer:
                 output.close()
         elif isinstance(result, OSError):
             self._context.log.error("cannot read output from a temporary file: %s", result)
-            self._channel.lose()
+            self._channel.lose(Ending.BROKEN)
         else:
             output.loaded(size, result)
             self._queue(reply)
