@@ -1,145 +1,206 @@
-"""What the access log costs: CPU time per request with it and without it.
+"""What the access log costs: CPU time per request with it, less that without it.
 
-    python benchmarks/access_log.py [--rounds N] [--requests N] [--worker main|thread]
+    python benchmarks/access_log.py [--processes N] [--turns N] [--requests N] [--worker main|thread]
     python benchmarks/access_log.py --instructions     (needs valgrind)
 
-The figure that counts is the difference to the server without the log, round by round: each
-server takes one turn in each round and is started anew for it, because how a process happens to
-lie in memory makes a difference of some 20 %, which is more than the log costs. So take many
-rounds, and look at the median and at the quartiles. All threads of the server are counted, and
-with them the one that writes the file. After each turn the lines in the file are counted too.
+Two processes differ by some 20 % because of how they happen to lie in memory, and the speed of a
+machine comes and goes: both are more than the log costs. So each process holds two servers, one
+with the log and one without it, and requests go to one and the other in short turns: each turn
+with the log is compared with the turns before and after it. There are several processes, as how
+they lie in memory matters for what the log costs too. All threads of the process are counted, and
+with them the one that writes the file. In the end there must be a line for each request.
 
-Instructions differ less from run to run. They are those of 1,000 requests under valgrind's
-callgrind, and the share of the log in them says what it is of the CPU time of a request.
+Instructions hardly differ from run to run. They are those of 1,000 requests under valgrind's
+callgrind; the share of the log in them says what it is of the CPU time of a request.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 
-from servers import Measured, load
+from hello import app
+from load import Load
+from servers import Measured, cpu_seconds, load
 
 EVERYTHING = (
     '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" '
     "%(D)s %(queue)s %(run)s %(id)s %(neighbours)s %(received)s %(sent)s %(end)s"
 )
-FORMATS = {
-    "off": None,
-    "combined": "combined",
-    "combined and all of ours": EVERYTHING,
-    "json": "json",
-}
-SHAPES = {
-    "8 x 1": {"connections": 8, "in_flight": 1},
-    "1 x 64": {"connections": 1, "in_flight": 64},
-}
-WARM_UP = 2000
+FORMATS = {"combined": "combined", "combined and all of ours": EVERYTHING, "json": "json"}
+SHAPES = {"8 x 1": (8, 1), "64 x 1": (64, 1), "1 x 64": (1, 64)}
+WARM_UP = 3000
 
 
-@contextmanager
-def serving(
-    name: str, format: str | None, worker: str, cpus: set[int], *prefix: str
-) -> Iterator[tuple[Measured, Path]]:
-    """A server with an access log in a folder of its own, or without one."""
-    with tempfile.TemporaryDirectory(prefix="bench-log-") as folder:
-        path = Path(folder, "access.log")
-        command = [*prefix, sys.executable, "-m", "vsgi_fcgi", "hello:app", "-b", "unix:{socket}"]
-        command += ["--log-level", "warning", "--worker", worker, "--threads", "8"]
-        if format is not None:
-            command += ["--access-log", str(path), "--access-log-format", format]
-        server = Measured(name, command, cpus)
-        try:
-            yield server, path
-        finally:
-            server.stop()
+def serve(folder: str, worker: str, format: str) -> None:
+    """Run both servers until standard input ends."""
+    from vsgi_fcgi import Server
+
+    on = {"access_log": f"{folder}/log", "access_log_format": format}
+    servers = [Server(app, worker=worker, threads=8, **more) for more in ({}, on)]
+    for name, server in zip(("off", "on"), servers, strict=True):
+        server.listen(f"unix:{folder}/{name}")
+        server.start()
+    sys.stdin.read()
+    for server in servers:
+        server.stop()
 
 
-def check(path: Path, name: str, count: int) -> None:
-    """See that there is a line for each request."""
-    lines = path.read_text().count("\n")
-    # Each run of the load generator asks once before it begins.
-    if lines != count:
-        raise SystemExit(f"{name}: {lines} lines for {count} requests")
+class Pair:
+    """A process with both servers.
 
+    Args:
+        folder: where their sockets and the log are.
+        worker: the kind of worker.
+        format: the format of the log.
+        shape: connections, and requests in flight on each.
+    """
 
-def rounds(worker: str, cpus: set[int], load_cpu: int | None, count: int, requests: int) -> None:
-    """Measure the CPU time, and print a table."""
-    spent: dict[tuple[str, str], list[float]] = {}
-    for _ in range(count):
-        for name, format in FORMATS.items():
-            with serving(name, format, worker, cpus) as (server, path):
-                load(server, load_cpu, requests=WARM_UP, connections=8)
-                for shape, options in SHAPES.items():
-                    result = load(server, load_cpu, spin=True, requests=requests, **options)
-                    spent.setdefault((name, shape), []).append(result["cpu_us"])
-                server.stop_serving()
-                if format is not None:
-                    asked = WARM_UP + len(SHAPES) * requests + len(SHAPES) + 1
-                    check(path, name, asked)
-    print(f"\n--worker {worker}, server on cores {sorted(cpus)}, {count} rounds of {requests}\n")
-    print("| access log | load | CPU us/request | more than off, us | quartiles |")
-    print("|---|---|---|---|---|")
-    for (name, shape), each in spent.items():
-        more = [one - off for one, off in zip(each, spent["off", shape], strict=True)]
-        low, _, high = quantiles(more, n=4) if count > 1 else more * 3
-        print(
-            f"| {name} | {shape} | {median(each):.1f} | {median(each) - median(spent['off', shape]):.1f}"
-            f" / {median(more):.1f} | {low:.1f} to {high:.1f} |"
+    def __init__(self, folder: str, worker: str, format: str, shape: tuple[int, int]) -> None:
+        self._log = Path(folder, "log")
+        command = [sys.executable, __file__, "--serve", folder, "--worker", worker]
+        self._process = subprocess.Popen(
+            [*command, "--format", format],
+            stdin=subprocess.PIPE,
+            preexec_fn=lambda: os.sched_setaffinity(0, {0}),
         )
+        while not (os.path.exists(f"{folder}/on") and os.path.exists(f"{folder}/off")):
+            time.sleep(0.02)
+        self._loads = {
+            name: Load(f"unix:{folder}/{name}", *shape, b"", True) for name in ("off", "on")
+        }
+        # The load generator has asked once to know the answer.
+        self._logged = 1
+        for name in self._loads:
+            self._run(name, WARM_UP)
+
+    def _run(self, name: str, count: int) -> None:
+        self._loads[name].run(count)
+        if name == "on":
+            self._logged += count
+
+    def spent(self, name: str, count: int) -> float:
+        """CPU time of one of its servers, in microseconds for each of so many requests."""
+        self._run(name, count // 5)
+        before = cpu_seconds(self._process.pid)
+        self._run(name, count)
+        return (cpu_seconds(self._process.pid) - before) / count * 1e6
+
+    def stop(self) -> None:
+        """End it, and see that there is a line for each request."""
+        for each in self._loads.values():
+            for client in each.clients:
+                client.sock.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        lines = self._log.read_text().count("\n")
+        if lines != self._logged:
+            raise SystemExit(f"{lines} lines for {self._logged} requests")
+
+
+def compare(worker: str, processes: int, turns: int, requests: int) -> None:
+    """Print a table for one kind of worker."""
+    print(f"\n--worker {worker}, on one core\n")
+    print("| access log | load | off, us/request | more with it, us | quartiles |")
+    print("|---|---|---|---|---|", flush=True)
+    for name, format in FORMATS.items():
+        for title, shape in SHAPES.items():
+            off: list[float] = []
+            more: list[float] = []
+            for _ in range(processes):
+                with tempfile.TemporaryDirectory(prefix="bench-log-") as folder:
+                    pair = Pair(folder, worker, format, shape)
+                    before = pair.spent("off", requests)
+                    for _ in range(turns):
+                        on = pair.spent("on", requests)
+                        after = pair.spent("off", requests)
+                        more.append(on - (before + after) / 2)
+                        off.append(after)
+                        before = after
+                    pair.stop()
+            low, _, high = quantiles(more, n=4)
+            print(
+                f"| {name} | {title} | {median(off):.1f} | {median(more):.1f} "
+                f"| {low:.1f} to {high:.1f} |",
+                flush=True,
+            )
 
 
 def instructions(worker: str) -> None:
-    """Count the instructions of 1,000 requests, and print a table."""
-    print(f"\n--worker {worker}, instructions a request\n\n| access log | all | of the log |")
-    print("|---|---|---|")
+    """Count the instructions of a request, and print a table."""
+    print(f"\n--worker {worker}\n\n| access log | instructions/request | of the log |")
+    print("|---|---|---|", flush=True)
     off = 0.0
-    for name, format in FORMATS.items():
-        few, many = (collected(name, format, worker, count) for count in (500, 1500))
-        each = (many - few) / 1000
+    for name, format in ({"off": None} | FORMATS).items():
+        few, many = (collected(name, format, worker, count) for count in (500, 2500))
+        each = (many - few) / 2000
         off = off or each
-        print(f"| {name} | {each:,.0f} | {each - off:,.0f} ({(each / off - 1) * 100:.1f} %) |")
+        share = f"{each - off:,.0f} ({(each / off - 1) * 100:.1f} %)" if format else ""
+        print(f"| {name} | {each:,.0f} | {share} |", flush=True)
 
 
 def collected(name: str, format: str | None, worker: str, requests: int) -> int:
     """Instructions of a server's life, in which it answers so many requests."""
     with tempfile.TemporaryDirectory(prefix="bench-callgrind-") as folder:
         out = Path(folder, "out")
-        prefix = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
-        with serving(name, format, worker, {0, 1}, *prefix) as (server, _):
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", sys.executable]
+        command += ["-m", "vsgi_fcgi", "hello:app", "-b", "unix:{socket}", "--worker", worker]
+        if format is not None:
+            command += ["--access-log", f"{folder}/log", "--access-log-format", format]
+        with ending(Measured(name, command, {0, 1})) as server:
             load(server, None, requests=requests, connections=8)
-            server.stop_serving()
         found = re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.MULTILINE)
         if found is None:
             raise SystemExit("callgrind has not said how many instructions it counted")
         return int(found[1])
 
 
+@contextmanager
+def ending(server: Measured) -> Iterator[Measured]:
+    """End a server afterwards."""
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 def main() -> None:
     """Measure both workers, or the one that is named."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--requests", type=int, default=10000)
+    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--worker", choices=("main", "thread"))
     parser.add_argument("--instructions", action="store_true")
+    parser.add_argument("--serve", metavar="FOLDER", help=argparse.SUPPRESS)
+    parser.add_argument("--format", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        serve(options.serve, options.worker, options.format)
+        return
     if options.instructions:
         try:
             subprocess.run(["valgrind", "--version"], check=True, capture_output=True)
         except FileNotFoundError:
             raise SystemExit("valgrind is not installed") from None
+    else:
+        # The load generator has the other core to itself.
+        os.sched_setaffinity(0, {1})
     for worker in [options.worker] if options.worker else ["main", "thread"]:
         if options.instructions:
             instructions(worker)
         else:
-            rounds(worker, {0}, 1, options.rounds, options.requests)
+            compare(worker, options.processes, options.turns, options.requests)
 
 
 if __name__ == "__main__":

@@ -44,12 +44,8 @@ class Measured:
             time.sleep(0.02)
 
     def cpu_seconds(self) -> float:
-        """CPU time of all its threads, and of its children, from the scheduler's own account."""
-        total = 0
-        for pid in _tree(self._process.pid):
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                total += int((task / "schedstat").read_text().split()[0])
-        return total / 1e9
+        """CPU time of all its threads, and of its children."""
+        return sum(map(cpu_seconds, _tree(self._process.pid)))
 
     def rss(self) -> int:
         """Resident memory of the process tree, in bytes."""
@@ -58,19 +54,21 @@ class Measured:
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def stop_serving(self) -> None:
-        """End the process, so that all its files are complete."""
+    def stop(self) -> None:
+        """End it."""
         self._process.terminate()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-    def stop(self) -> None:
-        """End it, and remove what it has left."""
-        self.stop_serving()
         self._folder.cleanup()
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process, from the scheduler's own account."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def _tree(pid: int) -> list[int]:
