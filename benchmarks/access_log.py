@@ -1,6 +1,6 @@
 """What the access log costs: CPU time per request with it, less that without it.
 
-    python benchmarks/access_log.py [--processes N] [--turns N] [--requests N] [--worker main|thread]
+    python benchmarks/access_log.py [--processes N] [--turns N] [--worker main|thread]
     python benchmarks/access_log.py --instructions     (needs valgrind)
 
 Two processes differ by some 20 % because of how they happen to lie in memory, and the speed of a
@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 from hello import app
 from load import Load
@@ -45,7 +46,7 @@ def serve(folder: str, worker: str, format: str) -> None:
     """Run both servers until standard input ends."""
     from vsgi_fcgi import Server
 
-    on = {"access_log": f"{folder}/log", "access_log_format": format}
+    on: dict[str, Any] = {"access_log": f"{folder}/log", "access_log_format": format}
     servers = [Server(app, worker=worker, threads=8, **more) for more in ({}, on)]
     for name, server in zip(("off", "on"), servers, strict=True):
         server.listen(f"unix:{folder}/{name}")

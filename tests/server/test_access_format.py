@@ -135,7 +135,7 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
         ("%(p)s|%(pid)s", f"<{os.getpid()}>|{os.getpid()}"),
         ("%(T)s", "0"),
         ("%({X-Forwarded-For}i)s|%({referer}i)s", "203.0.113.9, 10.0.0.1|http://example.org/start"),
-        ("%({content-type}i)s|%({Accept}i)s", "text/plain|-"),
+        ("%({Content-Type}i)s|%({Accept}i)s", "text/plain|-"),
         ("%({content-TYPE}o)s|%({X-No}o)s", "text/html; charset=utf-8|-"),
         ("%({Set-Cookie}o)s", "a=1, b=2"),
         ("%({REMOTE_PORT}e)s|%({PATH_INFO}e)s|%({NO}e)s", "4711|/some/page|-"),
@@ -156,6 +156,20 @@ def test_durations_are_of_one_size(tmp_path: Path) -> None:
     assert milliseconds == microseconds // 1000
     assert re.search(r" \d+\.\d{6}$", line)
     assert seconds == pytest.approx(microseconds / 1e6, abs=2e-6)
+
+
+def test_seconds_go_by(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "access.log")
+    with running(app, access_log=str(log.path), access_log_format="%(time)s") as server:
+        client = server.connect()
+        first = int(time.time())
+        after = 0
+        while after < 10:
+            client.get()
+            after += int(time.time()) > first
+    moments = [datetime.fromisoformat(line).timestamp() for line in log.lines()]
+    assert moments == sorted(moments)
+    assert int(moments[0]) <= int(moments[-1]) - 1
 
 
 def test_no_field_is_ever_empty(tmp_path: Path) -> None:

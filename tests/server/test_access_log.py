@@ -135,7 +135,7 @@ def test_a_request_that_is_given_up_while_the_app_runs(
 
 
 def test_requests_that_are_given_up_before_they_run(app: App, log: LogFile) -> None:
-    settings = logging_to(log, FORMAT + " %(sent)s %(received)s %(run)s %(id)s", threads=1)
+    settings = logging_to(log, FORMAT + " %(sent)s %(B)s %(received)s %(run)s %(id)s", threads=1)
     with running(app, **settings) as server:
         client = server.connect()
         client.ask(1, "/held")
@@ -149,10 +149,10 @@ def test_requests_that_are_given_up_before_they_run(app: App, log: LogFile) -> N
         for id in range(2, 6):
             client.abort(id)
         assert log.wait_for(4) == [
-            "/queued - cancelled 0 0 - 2",
-            "/upload - cancelled 0 4 - 3",
-            "/no-body-yet - cancelled 0 0 - 4",
-            "- - cancelled 0 0 - 5",
+            "/queued - cancelled 0 0 0 - 2",
+            "/upload - cancelled 0 0 4 - 3",
+            "/no-body-yet - cancelled 0 0 0 - 4",
+            "- - cancelled 0 0 0 - 5",
         ]
         app.free.set()
         client.answer(1)
@@ -385,6 +385,20 @@ def test_waiting_and_running_are_told_apart(app: App, log: LogFile, worker: str)
     assert queue < held <= run <= duration
     queue, run, duration = times["/queued"]
     assert run < held <= queue <= duration
+
+
+def test_an_app_does_not_run_while_its_reader_is_slow(app: App, log: LogFile) -> None:
+    settings = logging_to(log, "%(run)s %(D)s", output_memory_bytes=8_000_000)
+    with running(app, **settings) as server:
+        client = server.connect(receive_buffer=4096)
+        client.ask(1, "/size/4000000")
+        wait_until(lambda: server.channel().writer.blocked)
+        since = time.monotonic()
+        threading.Event().wait(0.1)
+        slow = int((time.monotonic() - since) * 1e6)
+        client.answer(1)
+    run, duration = map(int, log.only().split())
+    assert duration - run >= slow
 
 
 def test_the_log_is_made_anew_by_each_start(app: App, log: LogFile) -> None:

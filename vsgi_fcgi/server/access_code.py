@@ -15,6 +15,9 @@ from vsgi_fcgi.server.access_syntax import Parts
 _GET: Final = re.compile(r"""get\((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\)""")
 """A param in an expression; the name is written as `repr` does."""
 
+_INLINE: Final = re.compile(r"[^'\"{}\\!]*")
+"""What may stand in an f-string; in Python 3.11, no quotes and no backslashes may."""
+
 
 class AccessCode:
     """Writes the functions of a format; `vsgi_fcgi.server.access_format` runs them.
@@ -26,27 +29,30 @@ class AccessCode:
     def __init__(self, parts: Parts) -> None:
         self._values: dict[Atom, str] = {}
         self._widths: list[str] = []
-        shown = ""
+        self._shown: list[str] = []
         for part in parts:
             if isinstance(part, str):
-                shown += part.replace("{", "{{").replace("}", "}}")
+                self._shown.append(part.replace("{", "{{").replace("}", "}}"))
             else:
-                shown += f"{{{self._name(*part)}}}"
-        self._shown = f"f{shown + chr(10)!r}"
-        values = [(name, atom) for atom, name in self._values.items() if not atom.fixed]
-        statements = [f"{name} = {atom.expression}" for name, atom in values]
-        gets: list[str] = _GET.findall("\n".join(statements))
+                self._shown.append("{" + self._name(*part) + "}")
+        self._shown.append("\n")
+        atoms = [atom for atom in self._values if not atom.fixed]
+        gets: list[str] = _GET.findall("\n".join(atom.expression for atom in atoms))
         params = {get: f"param{number}" for number, get in enumerate(dict.fromkeys(gets))}
-        self._statements = [_GET.sub(lambda found: params[found[0]], each) for each in statements]
+        self._expressions = {
+            self._values[atom]: _GET.sub(lambda found: params[found[0]], atom.expression)
+            for atom in atoms
+        }
         self._before: list[str] = []
+        self._first: list[str] = []
         if self.uses("apache") or self.uses("iso"):
             self._before = ["since = until = 0"]
             turn = "since, until, apache, iso, zone = second_of(moment)"
-            self._statements.insert(0, f"if not since <= moment < until: {turn}")
+            self._first.append(f"if not since <= moment < until: {turn}")
         if self.uses("body_size"):
             # The header block counts as sent, too; of an answer that was cut off, not all is.
-            self._statements.insert(0, "body_size = sent - head.find(b'\\r\\n\\r\\n') - 4")
-            self._statements.insert(1, "if body_size < 0: body_size = 0")
+            self._first.append("body_size = sent - head.find(b'\\r\\n\\r\\n') - 4")
+            self._first.append("if body_size < 0: body_size = 0")
         noted = {value: name for name, value in NOTES.items() if self.uses(name)}
         self._notes = params | noted
 
@@ -63,7 +69,7 @@ class AccessCode:
     def uses(self, name: str) -> bool:
         """Whether the code needs a name."""
         pattern = re.compile(rf"\b{name}\b")
-        return any(pattern.search(statement) for statement in self._statements)
+        return any(pattern.search(each) for each in [*self._first, *self._expressions.values()])
 
     def source(self) -> str:
         """All functions that `AccessFormat` names."""
@@ -71,14 +77,16 @@ class AccessCode:
 
     def _note(self) -> str:
         head = "note(channel, request, params, body, handed_over)"
-        return _function(head, ["get = params.get", f"return ({self._expressions()})"])
+        return _function(head, ["get = params.get", f"return ({self._noted()})"])
 
     def _make_reply(self) -> str:
         body = [
+            # Looked at here, and not where a reply ends, which is then noted by C alone.
+            "if len(ended) >= batch: make_lines()",
             "reply = LoggedReply(channel, request, body)",
             "handed_over = True",
             "get = request.params.get",
-            f"reply.notes = ({self._expressions()})",
+            f"reply.notes = ({self._noted()})",
             "reply.head = b''",
         ]
         if self.uses("run_began"):
@@ -89,11 +97,12 @@ class AccessCode:
     def _line(self) -> str:
         """One line, of which all texts are escaped."""
         head = "line(notes, head, sent, ending, run_began, run_ended, now)"
+        values = [f"{name} = {expression}" for name, expression in self._expressions.items()]
         texts = [name for atom, name in self._values.items() if atom.text]
         escaped = [f"{name} = escape({name})" for name in texts]
         # Widths come last, so that none cuts an escape.
-        body = [self._unpack(), *self._before, *self._statements, *escaped, *self._widths]
-        return _function(head, [*body, f"return {self._shown}"])
+        body = [self._unpack(), *self._before, *self._first, *values, *escaped, *self._widths]
+        return _function(head, [*body, f"return {_text(self._shown)}"])
 
     def _lines(self) -> str:
         """The lines of many replies, of which nothing is escaped."""
@@ -110,17 +119,37 @@ class AccessCode:
                 loop.append(f"{name} = reply.{attribute}")
         if self.uses("ending"):
             loop.append("ending = broken if reply.broken else complete")
-        loop += [*self._statements, *self._widths, f"append({self._shown})"]
+        loop += self._first
+        # A variable less for each expression that may stand in the f-string itself.
+        inline = {
+            "{" + name + "}": "{(" + expression + ")}"
+            for name, expression in self._expressions.items()
+            if _INLINE.fullmatch(expression) and not self._widths
+        }
+        for name, expression in self._expressions.items():
+            if "{" + name + "}" not in inline:
+                loop.append(f"{name} = {expression}")
+        shown = _text([inline.get(piece, piece) for piece in self._shown])
+        loop += [*self._widths, f"append({shown})"]
         body = ["lines = []", "append = lines.append", *self._before, "for reply in replies:"]
         body += [f"    {statement}" for statement in loop]
         return _function("_lines(replies)", [*body, "return lines"])
 
-    def _expressions(self) -> str:
+    def _noted(self) -> str:
         return "".join(f"{expression}, " for expression in self._notes)
 
     def _unpack(self, notes: str = "notes") -> str:
         names = "".join(f"{name}, " for name in self._notes.values())
         return f"{names}= {notes}" if names else "pass"
+
+
+def _text(pieces: list[str]) -> str:
+    """Write what joins pieces of f-strings.
+
+    In one of more than 30 pieces, Python gathers them in a list, which takes longer.
+    """
+    parts = (pieces[at : at + 30] for at in range(0, len(pieces), 30))
+    return " + ".join(f"f{''.join(part)!r}" for part in parts)
 
 
 def _function(head: str, body: list[str]) -> str:

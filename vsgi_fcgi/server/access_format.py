@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii as _quote
 from time import monotonic_ns
@@ -41,6 +42,9 @@ class AccessFormat:
     Args:
         text: one of `PRESETS`, or a format string. One that begins with ``{`` is JSON: values
             are escaped as JSON wants it, and numbers that do not exist are null.
+        ended: replies that wait for their lines.
+        batch: how many of them are enough.
+        make_lines: called when there are so many.
 
     Raises:
         UsageError: it cannot be used; the message says why.
@@ -59,7 +63,13 @@ class AccessFormat:
     line: Callable[..., str]
     _lines: Callable[[Sequence[LoggedReply]], list[str]]
 
-    def __init__(self, text: str) -> None:
+    def __init__(
+        self,
+        text: str,
+        ended: deque[LoggedReply],
+        batch: int,
+        make_lines: Callable[[], object],
+    ) -> None:
         parts = parse_format(text)
         code = AccessCode(parts)
         self.times_ends = code.uses("now")
@@ -68,11 +78,14 @@ class AccessFormat:
         missing = "null" if is_json else "-"
         names: dict[str, Any] = {
             "LoggedReply": LoggedReply,
+            "batch": batch,
             "broken": Ending.BROKEN.value,
             "clock": monotonic_ns,
             "complete": Ending.COMPLETE.value,
+            "ended": ended,
             "escape": escape_json if is_json else escape_text,
             "header": header,
+            "make_lines": make_lines,
             "milliseconds": [f"{number:03d}" for number in range(1000)],
             "missing": missing,
             "none": "" if is_json else "-",

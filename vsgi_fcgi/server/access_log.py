@@ -37,11 +37,12 @@ class AccessLog:
     for the interpreter. And only text of a known size waits for a disk that is slow.
 
     Args:
-        format: the format.
+        format: the setting ``access_log_format``.
         writer: writes the lines.
         loop: the main context's loop.
 
     Attributes:
+        make_reply: makes the reply of a request that is handed over, and still has its params.
         completed: notes a reply that is about to leave, or to be broken off. It is a
             `LoggedReply`, as all are.
         due: whether it is seen to that lines are made; else, `make_lines_soon` is to be called.
@@ -49,36 +50,30 @@ class AccessLog:
     """
 
     __slots__ = (
-        "_batch",
         "_ended",
         "_format",
         "_timer",
         "_writer",
         "completed",
         "due",
+        "make_reply",
         "times_runs",
     )
 
     completed: Callable[[Any], object]
+    make_reply: Callable[[Channel, Request, Body | None], LoggedReply]
 
-    def __init__(self, format: AccessFormat, writer: LineWriter, loop: Loop) -> None:
-        self.times_runs = format.times_runs
-        self.due = False
-        self._format = format
+    def __init__(self, format: str, writer: LineWriter, loop: Loop) -> None:
         self._writer = writer
-        # What does not fit into the writer is dropped together, too.
-        self._batch = min(_BATCH, writer.max_lines)
         self._ended: deque[LoggedReply] = deque()
-        self.completed = self._complete if format.times_ends else self._ended.append
+        # What does not fit into the writer is dropped together, too.
+        batch = min(_BATCH, writer.max_lines)
+        self._format = AccessFormat(format, self._ended, batch, self._make_lines)
+        self.make_reply = self._format.make_reply
+        self.completed = self._complete if self._format.times_ends else self._ended.append
+        self.times_runs = self._format.times_runs
+        self.due = False
         self._timer = loop.timer(_INTERVAL, _INTERVAL)
-
-    @main_only
-    def make_reply(self, channel: Channel, request: Request, body: Body | None) -> LoggedReply:
-        """Make the reply of a request that is handed over, and still has its params."""
-        # Looked at here, and not where one ends, which may be done in C then.
-        if len(self._ended) >= self._batch:
-            self._make_lines()
-        return self._format.make_reply(channel, request, body)
 
     @main_only
     def _complete(self, reply: LoggedReply) -> None:

@@ -10,7 +10,6 @@ import gevent
 
 from vsgi_fcgi.protocol import Limits
 from vsgi_fcgi.server import contract
-from vsgi_fcgi.server.access_format import AccessFormat
 from vsgi_fcgi.server.access_log import AccessLog
 from vsgi_fcgi.server.assembler import Assembler
 from vsgi_fcgi.server.budget import Budget
@@ -76,8 +75,7 @@ class MainContext:
         contract.main_threads.add(self._ident)
         self.access_log: AccessLog | None = None
         if access_lines is not None:
-            format = AccessFormat(config.access_log_format)
-            self.access_log = AccessLog(format, access_lines, self.loop)
+            self.access_log = AccessLog(config.access_log_format, access_lines, self.loop)
         self._async = self.loop.async_()
         self._async.start(self._drain)
         self.mailbox = Mailbox(self._wake, self._failed)
