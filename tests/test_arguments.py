@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from support.processes import unmeasured
 from support.settings import other_text, other_value
 
 import vsgi_fcgi
@@ -133,5 +134,6 @@ def test_the_command_is_cheap_to_import() -> None:
         text=True,
         check=True,
         timeout=30,
+        env=unmeasured(),
     )
     assert run.stdout == "set()\n"

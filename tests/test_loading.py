@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import unmeasured
 
 import vsgi_fcgi
 from vsgi_fcgi.cli.loading import load_app, parse_app_name
@@ -353,6 +354,7 @@ else:
         text=True,
         check=True,
         timeout=30,
+        env=unmeasured(),
     )
     return run.stdout.strip()
 

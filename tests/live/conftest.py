@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.live)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _as_a_user_runs_it() -> Iterator[None]:
+    """Coverage does not measure what web servers and these tests start: it makes it slow."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("COVERAGE")}
+    yield
+    os.environ.update(taken)
 
 
 @pytest.fixture(scope="module")

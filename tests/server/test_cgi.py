@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.processes import free_port
+from support.processes import free_port, unmeasured
 
 from vsgi_fcgi.server.cgi import without_query
 
@@ -74,7 +74,7 @@ class Program:
 
     def environ(self, **variables: str) -> dict[str, str]:
         given = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REQUEST_URI": "/"}
-        process = {**os.environ, "PYTHONPATH": str(TESTS.parent), "PYTHONUNBUFFERED": ""}
+        process = {**unmeasured(), "PYTHONPATH": str(TESTS.parent), "PYTHONUNBUFFERED": ""}
         return {**process, **given, **variables}
 
     def run(

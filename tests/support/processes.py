@@ -190,3 +190,11 @@ class ProcessGroup:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         assert not problems, problems
+
+
+def unmeasured() -> dict[str, str]:
+    """The environment without what makes coverage measure a child process.
+
+    It imports gevent in every process that it measures: no child could show that it has not.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
