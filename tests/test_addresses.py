@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.server.addresses import (
+from vsgi_fcgi.addresses import (
     AbstractAddress,
     Address,
     DescriptorAddress,
@@ -14,6 +13,7 @@ from vsgi_fcgi.server.addresses import (
     addresses_from_options,
     parse_bind,
 )
+from vsgi_fcgi.exceptions import UsageError
 
 
 @pytest.mark.parametrize(

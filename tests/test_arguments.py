@@ -13,12 +13,12 @@ from support.processes import unmeasured
 from support.settings import other_text, other_value
 
 import vsgi_fcgi
+from vsgi_fcgi.addresses import DescriptorAddress, InetAddress, UnixAddress
 from vsgi_fcgi.cli import main
 from vsgi_fcgi.cli.arguments import make_parser, parse
 from vsgi_fcgi.cli.configuration import configure
 from vsgi_fcgi.cli.options import OPTIONS, Options, option_name
 from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.server.addresses import DescriptorAddress, InetAddress, UnixAddress
 
 ROOT = str(Path(vsgi_fcgi.__file__).parent.parent)
 

@@ -153,7 +153,7 @@ from gevent import monkey
 monkey.patch_all()
 import logging
 from vsgi_fcgi.cli.journal import JournalHandler
-from vsgi_fcgi.server.native import SimpleQueue, start_thread
+from vsgi_fcgi.native import SimpleQueue, start_thread
 
 handler = JournalHandler("my-app", logging.StreamHandler(), {journal.path!r})
 written = SimpleQueue()

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 import vsgi_fcgi
-from vsgi_fcgi.exceptions import ListenError
-from vsgi_fcgi.server.addresses import (
+from vsgi_fcgi.addresses import (
     Address,
     DescriptorAddress,
     InetAddress,
@@ -24,6 +23,7 @@ from vsgi_fcgi.server.addresses import (
     addresses_from_options,
     parse_bind,
 )
+from vsgi_fcgi.exceptions import ListenError
 from vsgi_fcgi.server.listeners import Listener, open_listener, open_listeners
 from vsgi_fcgi.server.tcp_sockets import listen_tcp
 
@@ -410,7 +410,7 @@ def in_child(code: str, stdin: int = subprocess.DEVNULL) -> dict[str, object]:
     script = "\n".join(
         [
             "import fcntl, json, os",
-            "from vsgi_fcgi.server.addresses import *",
+            "from vsgi_fcgi.addresses import *",
             "from vsgi_fcgi.server.listeners import open_listener",
             "facts = {}",
             textwrap.dedent(code),

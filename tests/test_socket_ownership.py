@@ -19,9 +19,9 @@ import pytest
 from support.accounts import NOBODY, WEB, PublicPython, need_root, public_folder
 
 from vsgi_fcgi import Server
+from vsgi_fcgi.addresses import UnixAddress
 from vsgi_fcgi.exceptions import ListenError, UsageError
 from vsgi_fcgi.server import unix_sockets
-from vsgi_fcgi.server.addresses import UnixAddress
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.listeners import Listener, open_listener
 from vsgi_fcgi.server.socket_ownership import SocketOwnership

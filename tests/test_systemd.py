@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from vsgi_fcgi.addresses import SystemdAddress, addresses_from_options, parse_bind
 from vsgi_fcgi.exceptions import ListenError, UsageError
-from vsgi_fcgi.server.addresses import SystemdAddress, addresses_from_options, parse_bind
 from vsgi_fcgi.server.listeners import default_address
 from vsgi_fcgi.server.systemd import (
     PassedSocket,

@@ -61,3 +61,42 @@ class AppLoadError(UsageError):
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
+
+
+class UpstreamError(VsgiFcgiError):
+    """A request that was sent on to a FastCGI application server, and got no whole answer.
+
+    Attributes:
+        status: the HTTP status that says so to a client.
+        begun: whether a part of the answer had come before.
+    """
+
+    status = 502
+
+    def __init__(self, message: str, *, begun: bool = False) -> None:
+        super().__init__(message)
+        self.begun = begun
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection could be made; nothing was sent."""
+
+
+class UpstreamBroken(UpstreamError):
+    """The connection ended, or what came on it made no sense."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """No answer came, or no more of it, in the time that is allowed."""
+
+    status = 504
+
+
+class UpstreamOverloaded(UpstreamError):
+    """The application server, or the queue before it, takes no more requests now."""
+
+    status = 503
+
+
+class ReaderStalled(UpstreamError):
+    """Whoever asked does not read the answer; the rest of it was given up."""

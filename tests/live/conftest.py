@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.live)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _as_a_user_runs_it() -> Iterator[None]:
     """Coverage does not measure what web servers and these tests start: it makes it slow."""
     taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("COVERAGE")}

@@ -74,7 +74,7 @@ class Program:
 
     def environ(self, **variables: str) -> dict[str, str]:
         given = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REQUEST_URI": "/"}
-        process = {**unmeasured(), "PYTHONPATH": str(TESTS.parent), "PYTHONUNBUFFERED": ""}
+        process = {**os.environ, "PYTHONPATH": str(TESTS.parent), "PYTHONUNBUFFERED": ""}
         return {**process, **given, **variables}
 
     def run(
@@ -117,7 +117,11 @@ def test_a_request(tmp_path: Path, by: str) -> None:
     assert status == 0
 
 
-def test_the_command_starts_without_gevent(tmp_path: Path) -> None:
+def test_the_command_starts_without_gevent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in os.environ.keys() - unmeasured().keys():
+        monkeypatch.delenv(name)
     assert json.loads(Program(tmp_path, "command").run()[1])["modules"] == []
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsgi_fcgi.cli.options import TYPES
-from vsgi_fcgi.server.config import Octal
+from vsgi_fcgi.settings import Octal
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any
 
+from vsgi_fcgi.addresses import Address, addresses_from_options
 from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.server.addresses import Address, addresses_from_options
-from vsgi_fcgi.server.config import Config, Octal, setting
+from vsgi_fcgi.server.config import Config
+from vsgi_fcgi.settings import Octal, setting
 
 GROUPS = {
     "listening": "where to listen (options may be repeated and mixed)",

@@ -15,12 +15,12 @@ from dataclasses import replace
 from types import TracebackType
 
 import vsgi_fcgi
+from vsgi_fcgi.addresses import DescriptorAddress
 from vsgi_fcgi.cli.app_process import MESSAGE_SIZE, VARIABLE
 from vsgi_fcgi.cli.error_page import ErrorPage
 from vsgi_fcgi.cli.options import Options
 from vsgi_fcgi.cli.watching import MOST_FILES, Stamp, stamp_since
 from vsgi_fcgi.exceptions import AppLoadError, UsageError
-from vsgi_fcgi.server.addresses import DescriptorAddress
 from vsgi_fcgi.server.listeners import Listener, open_listener
 
 _LOOK = 1.0

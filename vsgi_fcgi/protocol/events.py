@@ -1,4 +1,4 @@
-"""What `ServerConnection.receive_data` reports.
+"""What `receive_data` reports, of a `ServerConnection` first, then of a `ClientConnection`.
 
 Plain classes with slots: a frozen dataclass takes three times as long to make, and these are
 made for every request.
@@ -6,6 +6,7 @@ made for every request.
 
 from __future__ import annotations
 
+from vsgi_fcgi.protocol.client_request import ClientRequest
 from vsgi_fcgi.protocol.request import Request
 
 Buffer = bytes | bytearray | memoryview
@@ -99,3 +100,70 @@ Event = (
     | RequestRejected
     | RequestAborted
 )
+
+
+class StdoutReceived:
+    """A piece of the STDOUT stream, in order. Large pieces are views of the data received."""
+
+    __slots__ = ("data", "request")
+
+    def __init__(self, request: ClientRequest, data: Buffer) -> None:
+        self.request = request
+        self.data = data
+
+
+class StderrReceived:
+    """A piece of the STDERR stream, in order."""
+
+    __slots__ = ("data", "request")
+
+    def __init__(self, request: ClientRequest, data: Buffer) -> None:
+        self.request = request
+        self.data = data
+
+
+class RequestEnded:
+    """END_REQUEST came (section 5.5); the id is free.
+
+    Attributes:
+        request: the request, which may have been aborted.
+        app_status: the exit status that a CGI program would have had.
+        protocol_status: how the protocol ended it, a `ProtocolStatus` or a number that the
+            specification does not know.
+    """
+
+    __slots__ = ("app_status", "protocol_status", "request")
+
+    def __init__(self, request: ClientRequest, app_status: int, protocol_status: int) -> None:
+        self.request = request
+        self.app_status = app_status
+        self.protocol_status = protocol_status
+
+
+class ValuesReceived:
+    """GET_VALUES was answered (section 4.1).
+
+    Attributes:
+        values: what the application knows of what was asked, by name.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self.values = values
+
+
+class TypeRefused:
+    """UNKNOWN_TYPE came (section 4.2): the application does not know a type that was sent.
+
+    Attributes:
+        kind: the number of that type; 0 if it has none to complain about.
+    """
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: int) -> None:
+        self.kind = kind
+
+
+ClientEvent = StdoutReceived | StderrReceived | RequestEnded | ValuesReceived | TypeRefused

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
 from vsgi_fcgi.protocol.constants import HEADER_SIZE, VERSION, RecordType
-from vsgi_fcgi.protocol.events import Event
 from vsgi_fcgi.protocol.records import HEADER
+
+E = TypeVar("E")
+"""What happens at this end."""
 
 _MAX_APPLICATION_TYPE: Final = int(RecordType.DATA)
 _STREAMS: Final = frozenset(
@@ -30,7 +32,7 @@ of what else was received with it."""
 _METHODS: Final = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC")
 
 
-class RecordReader:
+class RecordReader(Generic[E]):
     """Cuts what was received into records and calls a handler for each.
 
     A record of a stream need not be whole: its content is handed over as it comes, so that a slow
@@ -51,7 +53,7 @@ class RecordReader:
         self._left = 0
         self._skip = 0
 
-    def receive_data(self, data: bytes) -> list[Event]:
+    def receive_data(self, data: bytes) -> list[E]:
         """Take bytes from the peer.
 
         Args:
@@ -64,7 +66,7 @@ class RecordReader:
             RemoteProtocolError: the connection cannot go on and must be closed; no other error
                 is ever raised.
         """
-        events: list[Event] = []
+        events: list[E] = []
         if self._pending:
             data = self._pending + data
             self._pending = b""
@@ -83,7 +85,7 @@ class RecordReader:
                 return events
             at = end + padding
             if not id or kind > _MAX_APPLICATION_TYPE:
-                self._other(kind, id, data[start:end])
+                self._other(kind, id, data[start:end], events)
             elif length < _VIEW_SIZE:
                 handlers[kind](self, kind, id, data[start:end], events)
             else:
@@ -96,7 +98,7 @@ class RecordReader:
             self._skip += at - size
         return events
 
-    def _resume(self, data: bytes, events: list[Event]) -> int:
+    def _resume(self, data: bytes, events: list[E]) -> int:
         """Go on with the record in which the last read stopped; returns where it ends."""
         at = min(self._left, len(data))
         if at:
@@ -110,7 +112,7 @@ class RecordReader:
             at += skipped
         return at
 
-    def _receive_part(self, data: bytes, at: int, events: list[Event]) -> None:
+    def _receive_part(self, data: bytes, at: int, events: list[E]) -> None:
         """Hand over, or keep, the first part of a record of which the rest is to come."""
         _, kind, id, length, padding = HEADER.unpack_from(data, at)
         self._check_header(kind, id, length)
@@ -130,7 +132,7 @@ class RecordReader:
         """Raise RemoteProtocolError if the peer may not send such a record."""
         raise NotImplementedError
 
-    def _other(self, kind: int, id: int, content: bytes) -> None:
+    def _other(self, kind: int, id: int, content: bytes, events: list[E]) -> None:
         """Handle a management record, or one that the specification does not know."""
         raise NotImplementedError
 
@@ -140,5 +142,10 @@ def _bad_version(header: bytes) -> str:
         return (
             f"this looks like an HTTP request ({header[:8]!r}): the web server must speak FastCGI "
             "to this address, and a browser must ask the web server"
+        )
+    if header[:5] == b"HTTP/":
+        return (
+            f"this looks like an HTTP response ({header[:8]!r}): what listens on this address must "
+            "speak FastCGI"
         )
     return f"record of version {header[0]}, only version 1 exists"

@@ -27,6 +27,7 @@ class Request:
         params: the name-value pairs, once `RequestStarted` was reported; whoever takes the dict
             owns it.
         repeated: later values of names that came more than once.
+        raw_params: the params as they came, where the connection does not decode them.
         received: bytes of its streams so far; whoever watches for progress compares it.
         context: left to the user of the connection.
     """
@@ -39,12 +40,14 @@ class Request:
         "keep_conn",
         "outbound",
         "params",
+        "raw_params",
         "received",
         "repeated",
         "role",
     )
 
     params: dict[str, str]
+    raw_params: bytes
     repeated: Repeated
 
     def __init__(self, id: int, role: int, keep_conn: bool) -> None:

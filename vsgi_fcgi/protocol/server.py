@@ -63,7 +63,7 @@ _AUTHORIZER: Final = int(Role.AUTHORIZER)
 _FILTER: Final = int(Role.FILTER)
 
 
-class ServerConnection(RecordReader):
+class ServerConnection(RecordReader[Event]):
     """Turns bytes from a web server into events, and answers into bytes.
 
     It does no I/O and knows no time, so a test, a fuzzer or a replay can drive it. Management
@@ -73,6 +73,8 @@ class ServerConnection(RecordReader):
         limits: what one connection may hold.
         values: the answers to GET_VALUES by name (section 4.1).
         roles: the roles that are served; others get UNKNOWN_ROLE.
+        raw_params: hand the params over as they came, in ``request.raw_params``, and do not
+            decode them.
 
     Attributes:
         requests: the requests that have begun and not ended (or whose input is being
@@ -84,6 +86,7 @@ class ServerConnection(RecordReader):
 
     __slots__ = (
         "_limits",
+        "_raw_params",
         "_roles",
         "_values",
         "closing",
@@ -97,11 +100,14 @@ class ServerConnection(RecordReader):
         limits: Limits,
         values: Mapping[str, str],
         roles: frozenset[int] = frozenset({Role.RESPONDER}),
+        *,
+        raw_params: bool = False,
     ) -> None:
         super().__init__()
         self._limits = limits
         self._values = values
         self._roles = roles
+        self._raw_params = raw_params
         self.requests: dict[int, Request] = {}
         self.closing = False
         self.params_held = 0
@@ -151,7 +157,7 @@ class ServerConnection(RecordReader):
         if kind == RecordType.BEGIN_REQUEST and length != BEGIN_REQUEST_BODY.size:
             raise RemoteProtocolError(f"{record}: its body must have 8 bytes")
 
-    def _other(self, kind: int, id: int, content: bytes) -> None:
+    def _other(self, kind: int, id: int, content: bytes, events: list[Event]) -> None:
         """Answer a management record (section 4), or refuse a record that makes no sense."""
         self._check_header(kind, id, len(content))
         if kind != RecordType.GET_VALUES:
@@ -223,6 +229,10 @@ class ServerConnection(RecordReader):
         block = request.block
         request.block = b""
         self.params_held -= len(block)
+        if self._raw_params:
+            request.raw_params = bytes(block)
+            events.append(RequestStarted(request))
+            return
         try:
             request.params, request.repeated = decode_pairs(block, self._limits.params_count)
         except ParamsError as error:

@@ -1,4 +1,4 @@
-"""The states of one request, and every transition between them.
+"""The states of one request at either end, and every transition between them.
 
 Two rules: every transition of a request lives in these tables, and the tables know no role and
 no bytes. Which input a record is (the end of STDIN means something else to a filter than to a
@@ -72,4 +72,47 @@ INBOUND: Final[tuple[Row, ...]] = (
     (None, None, _E, None, _Z, _Z),  # DATA_END
     (_Z, _Z, _Z, _E, _Z, _Z),  # ABORT
     (_X, _X, _X, _E, _X, _Z),  # REJECT
+)
+
+
+class Sending(IntEnum):
+    """What a client still owes the application of a request: the mirror of `Inbound`."""
+
+    PARAMS = 0
+    STDIN = 1
+    DATA = 2
+    ENDED = 3
+    """All streams have ended, or the application has answered without waiting for them."""
+    ABORTED = 4
+    """ABORT_REQUEST was sent; the id is taken until END_REQUEST comes (section 5.4)."""
+
+
+class Answering(IntEnum):
+    """What the application still owes a client of a request."""
+
+    OPEN = 0
+    STDOUT_ENDED = 1
+    ENDED = 2
+    """END_REQUEST came; the id is free."""
+
+
+class AnswerInput(IntEnum):
+    """What can come of an answer."""
+
+    STDOUT = 0
+    STDOUT_END = 1
+    STDERR = 2
+    """A piece of STDERR or its end: that stream may end before STDOUT, after it, or never."""
+    END_REQUEST = 3
+
+
+_O, _F, _R = Answering
+
+# One row an input, as above. STDOUT may be ended twice: some applications do, and lose nothing.
+ANSWERING: Final[tuple[tuple[Answering | None, ...], ...]] = (
+    #  OPEN STDOUT_ENDED ENDED
+    (_O, None, None),  # STDOUT
+    (_F, _F, None),  # STDOUT_END
+    (_O, _F, None),  # STDERR
+    (_R, _R, None),  # END_REQUEST
 )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import monkey
 
+from vsgi_fcgi.loop import READ
+from vsgi_fcgi.native import Socket
 from vsgi_fcgi.server.channel import Channel
 from vsgi_fcgi.server.listeners import Listener
-from vsgi_fcgi.server.loop import READ
 from vsgi_fcgi.server.peers import is_allowed
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ _SILENCE = 10.0
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-# The C class without Python's wrapper around it: it is made for every connection, and a web
-# server without keep-alive makes one for every request.
-_Socket: Any = monkey.get_original("_socket", "socket")
 _poll: Any = monkey.get_original("select", "poll")
 
 
@@ -91,7 +89,7 @@ class Acceptor:
                     self._pause(error)
                     return
                 continue  # this connection went before it was accepted
-            sock = _Socket(*self._kind, fileno=fd)
+            sock = Socket(*self._kind, fileno=fd)
             sock.setblocking(False)
             if self._allowed is not None and not is_allowed(address[0], self._allowed):
                 context.log.warning(

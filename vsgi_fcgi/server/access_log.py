@@ -18,8 +18,8 @@ from vsgi_fcgi.server.logged_reply import LoggedReply
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from vsgi_fcgi.loop import Loop
     from vsgi_fcgi.server.channel import Channel
-    from vsgi_fcgi.server.loop import Loop
 
 _INTERVAL: Final = 0.1
 """Seconds after which lines are written at the latest. To wake a thread for each of them would

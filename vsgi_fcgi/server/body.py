@@ -8,8 +8,8 @@ from functools import partial
 from io import BytesIO
 from typing import IO, Final
 
+from vsgi_fcgi.budget import Budget
 from vsgi_fcgi.protocol.events import Buffer
-from vsgi_fcgi.server.budget import Budget
 from vsgi_fcgi.server.contract import main_only, worker_only
 from vsgi_fcgi.server.disk import Disk, Done
 

@@ -13,10 +13,10 @@ from typing import Any, ParamSpec, TypeVar
 import gevent
 
 from vsgi_fcgi.exceptions import MainContextClosed
+from vsgi_fcgi.loop import Loop
+from vsgi_fcgi.native import get_ident
 from vsgi_fcgi.server.gates import Gate, GreenletGate, ThreadGate
-from vsgi_fcgi.server.loop import Loop
 from vsgi_fcgi.server.mailbox import Item, Mailbox
-from vsgi_fcgi.server.native import get_ident
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,10 +6,10 @@ import socket
 from typing import TYPE_CHECKING
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
+from vsgi_fcgi.loop import READ
 from vsgi_fcgi.protocol import Inbound, Request, ServerConnection
 from vsgi_fcgi.server.contract import main_only
 from vsgi_fcgi.server.endings import Ending
-from vsgi_fcgi.server.loop import READ
 from vsgi_fcgi.server.writer import Writer
 
 if TYPE_CHECKING:

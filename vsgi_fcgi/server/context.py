@@ -8,11 +8,13 @@ from typing import Any, TypeVar, cast
 
 import gevent
 
+from vsgi_fcgi.budget import Budget
+from vsgi_fcgi.loop import Loop, Watcher
+from vsgi_fcgi.native import get_ident
 from vsgi_fcgi.protocol import Limits
 from vsgi_fcgi.server import contract
 from vsgi_fcgi.server.access_log import AccessLog
 from vsgi_fcgi.server.assembler import Assembler
-from vsgi_fcgi.server.budget import Budget
 from vsgi_fcgi.server.calls import MainContextCalls
 from vsgi_fcgi.server.channel import Channel
 from vsgi_fcgi.server.config import Config
@@ -22,10 +24,8 @@ from vsgi_fcgi.server.endings import Ending
 from vsgi_fcgi.server.gates import Gate, GreenletGate, ThreadGate
 from vsgi_fcgi.server.line_writer import LineWriter
 from vsgi_fcgi.server.log import Log
-from vsgi_fcgi.server.loop import Loop, Watcher
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.main_worker import MainWorker
-from vsgi_fcgi.server.native import get_ident
 from vsgi_fcgi.server.running import run_request, run_timed
 from vsgi_fcgi.server.thread_pool import ThreadPool
 from vsgi_fcgi.server.timeouts import Timeouts

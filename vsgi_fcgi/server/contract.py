@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from gevent import getcurrent
 
-from vsgi_fcgi.server.native import get_ident
+from vsgi_fcgi.native import get_ident
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from vsgi_fcgi.native import SimpleQueue, allocate_lock, start_thread
 from vsgi_fcgi.server.mailbox import Mailbox
-from vsgi_fcgi.server.native import SimpleQueue, allocate_lock, start_thread
 
 Task = Callable[[], Any]
 Done = Callable[[Any], object]

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from gevent.event import Event
 
-from vsgi_fcgi.server.native import allocate_lock
+from vsgi_fcgi.native import allocate_lock
 
 
 class Gate(Protocol):

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from typing import Protocol
 
+from vsgi_fcgi.native import SimpleQueue, allocate_lock, start_thread
 from vsgi_fcgi.server.log import Log
-from vsgi_fcgi.server.native import SimpleQueue, allocate_lock, start_thread
 
 _SILENCE = 10.0
 """Seconds for which it is not said again that lines are dropped."""

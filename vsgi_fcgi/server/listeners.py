@@ -15,8 +15,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Mapping
 
-from vsgi_fcgi.exceptions import ListenError
-from vsgi_fcgi.server.addresses import (
+from vsgi_fcgi.addresses import (
     AbstractAddress,
     Address,
     DescriptorAddress,
@@ -24,6 +23,7 @@ from vsgi_fcgi.server.addresses import (
     SystemdAddress,
     UnixAddress,
 )
+from vsgi_fcgi.exceptions import ListenError
 from vsgi_fcgi.server.peers import plain_address
 from vsgi_fcgi.server.socket_ownership import DEFAULT_OWNERSHIP, SocketOwnership
 from vsgi_fcgi.server.systemd import choose_sockets, has_passed_sockets, passed_sockets

@@ -11,7 +11,7 @@ import sys
 from sys import getsizeof
 from types import TracebackType
 
-from vsgi_fcgi.server.native import SimpleQueue, allocate_lock, start_thread
+from vsgi_fcgi.native import SimpleQueue, allocate_lock, start_thread
 
 _formatter = logging.Formatter()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vsgi_fcgi.server.native import allocate_lock
+from vsgi_fcgi.native import allocate_lock
 
 Item = tuple[Callable[[Any], object], Any]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import gevent
 
+from vsgi_fcgi.loop import Loop
 from vsgi_fcgi.server import contract
 from vsgi_fcgi.server.contract import main_only
-from vsgi_fcgi.server.loop import Loop
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.reply import Reply
 

@@ -6,11 +6,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from vsgi_fcgi.exceptions import ClientDisconnected
+from vsgi_fcgi.native import allocate_lock
 from vsgi_fcgi.protocol.events import Buffer
+from vsgi_fcgi.ring_file import Extent, RingFile
 from vsgi_fcgi.server.contract import main_only, worker_only
 from vsgi_fcgi.server.gates import Gate
-from vsgi_fcgi.server.native import allocate_lock
-from vsgi_fcgi.server.output_file import Extent, OutputFile
 
 if TYPE_CHECKING:
     from vsgi_fcgi.server.reply import Reply
@@ -62,7 +62,7 @@ class Output:
         self._low = self._context.config.output_memory_bytes // 2
         self._written = 0
         self._sent = 0
-        self._file: OutputFile | None = None
+        self._file: RingFile | None = None
         self._file_written = 0
         self._file_sent = 0
         self._patient = True
@@ -154,9 +154,9 @@ class Output:
             self._context.log.warning("cannot write output to a temporary file: %s", error)
             return None
 
-    def _make_file(self) -> OutputFile:
+    def _make_file(self) -> RingFile:
         config = self._context.config
-        return OutputFile(config.output_spool_bytes, self._context.spool, config.spool_dir)
+        return RingFile(config.output_spool_bytes, self._context.spool, config.spool_dir)
 
     def _wait(self, size: int, timeout: float | None) -> bool:
         """Wait for credit.

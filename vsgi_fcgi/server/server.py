@@ -12,9 +12,10 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from vsgi_fcgi.addresses import Address, parse_bind
 from vsgi_fcgi.exceptions import UsageError
+from vsgi_fcgi.native import start_thread
 from vsgi_fcgi.server.acceptor import Acceptor
-from vsgi_fcgi.server.addresses import Address, parse_bind
 from vsgi_fcgi.server.cgi import is_cgi, serve_cgi
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.context import MainContext
@@ -23,7 +24,6 @@ from vsgi_fcgi.server.line_file import open_sink
 from vsgi_fcgi.server.line_writer import LineWriter
 from vsgi_fcgi.server.listeners import Listener, default_address, open_listener
 from vsgi_fcgi.server.log import Log
-from vsgi_fcgi.server.native import start_thread
 from vsgi_fcgi.server.notifier import Notifier
 from vsgi_fcgi.server.patching import check_patching
 from vsgi_fcgi.server.peers import allowed_peers

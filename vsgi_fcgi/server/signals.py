@@ -12,8 +12,8 @@ from typing import Any
 
 from gevent import monkey
 
-from vsgi_fcgi.server.loop import READ, Loop
-from vsgi_fcgi.server.native import SimpleQueue, start_thread
+from vsgi_fcgi.loop import READ, Loop
+from vsgi_fcgi.native import SimpleQueue, start_thread
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 

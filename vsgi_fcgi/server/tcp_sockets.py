@@ -7,8 +7,8 @@ import contextlib
 import errno
 import os
 
+from vsgi_fcgi.addresses import InetAddress
 from vsgi_fcgi.exceptions import ListenError
-from vsgi_fcgi.server.addresses import InetAddress
 
 # What a machine without IPv6, or without an address of it, says to the one who asks for it.
 _FAMILY_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})

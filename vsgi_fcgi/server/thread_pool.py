@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from vsgi_fcgi.loop import Loop
+from vsgi_fcgi.native import Lock, allocate_lock
 from vsgi_fcgi.server import contract
 from vsgi_fcgi.server.contract import main_only
-from vsgi_fcgi.server.loop import Loop
 from vsgi_fcgi.server.mailbox import Mailbox
-from vsgi_fcgi.server.native import Lock, allocate_lock
 from vsgi_fcgi.server.reply import Reply
 
 _QUICK: Final = 0.001

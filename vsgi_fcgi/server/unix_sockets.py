@@ -11,8 +11,8 @@ import stat
 import time
 from collections.abc import Iterator
 
+from vsgi_fcgi.addresses import AbstractAddress, Address, UnixAddress
 from vsgi_fcgi.exceptions import ListenError
-from vsgi_fcgi.server.addresses import AbstractAddress, Address, UnixAddress
 from vsgi_fcgi.server.socket_ownership import SocketOwnership
 
 # sockaddr_un.sun_path has 108 bytes, of which a NUL takes one: at the end of a path, or in

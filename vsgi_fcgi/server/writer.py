@@ -6,13 +6,13 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from vsgi_fcgi.loop import WRITE, Watcher
 from vsgi_fcgi.protocol import Outbound
 from vsgi_fcgi.protocol.events import Buffer
+from vsgi_fcgi.ring_file import Extent
 from vsgi_fcgi.server.contract import main_only
 from vsgi_fcgi.server.endings import Ending
-from vsgi_fcgi.server.loop import WRITE, Watcher
 from vsgi_fcgi.server.output import Piece
-from vsgi_fcgi.server.output_file import Extent
 from vsgi_fcgi.server.reply import Reply
 
 if TYPE_CHECKING:

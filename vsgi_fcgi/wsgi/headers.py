@@ -13,22 +13,28 @@ _PLAIN: Final = 0
 _CONTENT_LENGTH: Final = 1
 _DROPPED: Final = 2
 
-# PEP 3333 forbids hop-by-hop headers to apps, and the web server makes its own (RFC 9110, section
-# 7.6.1). "Status" is CGI's, made of the status that start_response got: a second one would let
-# a header change it.
+HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers that concern one connection and are not passed on (RFC 9110, section 7.6.1)."""
+
+# PEP 3333 forbids hop-by-hop headers to apps, and the web server makes its own. "Status" is CGI's,
+# made of the status that start_response got: a second one would let a header change it.
 _SPECIAL: Final = {
     "content-length": _CONTENT_LENGTH,
-    "connection": _DROPPED,
-    "keep-alive": _DROPPED,
-    "proxy-connection": _DROPPED,
-    "te": _DROPPED,
-    "trailer": _DROPPED,
-    "transfer-encoding": _DROPPED,
-    "upgrade": _DROPPED,
     "status": _DROPPED,
+    **dict.fromkeys(HOP_BY_HOP, _DROPPED),
 }
 
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _STATUS: Final = re.compile(r"[1-9][0-9][0-9](?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 
 # What was found valid once is not looked at again. Bounded: an app may make names up.
@@ -100,7 +106,7 @@ def _check_status(status: object) -> str:
 def _check_name(name: Any) -> int:
     if not isinstance(name, str):
         raise ResponseError(f"header names must be str, not {type(name).__name__}")
-    if not _TOKEN.fullmatch(name):
+    if not TOKEN.fullmatch(name):
         raise ResponseError(f"{name!r} is not a header name")
     kind = _SPECIAL.get(name.lower(), _PLAIN)
     if len(_names) < _MAX_CACHED:

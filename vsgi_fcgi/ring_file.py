@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 
-from vsgi_fcgi.server.budget import Budget
+from vsgi_fcgi.budget import Budget
 
 
 class Extent:
@@ -18,7 +18,7 @@ class Extent:
         self.size = size
 
 
-class OutputFile:
+class RingFile:
     """A ring of bytes in an unlinked temporary file: a worker writes, the main context reads.
 
     The two never meet at the same bytes: what was read counts as free only after

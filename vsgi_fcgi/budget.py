@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vsgi_fcgi.server.native import allocate_lock
+from vsgi_fcgi.native import allocate_lock
 
 
 class Budget:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from _queue import SimpleQueue
 from collections.abc import Callable
 from threading import Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 from gevent import monkey
 
@@ -31,6 +31,8 @@ class Lock(Protocol):
 
 allocate_lock: Callable[[], Lock] = monkey.get_original("_thread", "allocate_lock")
 get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+Socket: Any = monkey.get_original("_socket", "socket")
+"""The C class without Python's wrapper around it: it is made for every connection."""
 _start_new_thread: Callable[[Callable[[], object], tuple[()]], int] = monkey.get_original(
     "_thread", "start_new_thread"
 )
@@ -50,4 +52,4 @@ def start_thread(target: Callable[[], object], name: str) -> None:
         Thread(target=target, name=name, daemon=True).start()
 
 
-__all__ = ["Lock", "SimpleQueue", "allocate_lock", "get_ident", "start_thread"]
+__all__ = ["Lock", "SimpleQueue", "Socket", "allocate_lock", "get_ident", "start_thread"]

@@ -1,0 +1,459 @@
+"""One multiplexed connection to a FastCGI application server."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from vsgi_fcgi.budget import Budget
+from vsgi_fcgi.client.config import ClientConfig
+from vsgi_fcgi.client.exchange import Exchange
+from vsgi_fcgi.exceptions import (
+    ReaderStalled,
+    RemoteProtocolError,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from vsgi_fcgi.loop import READ, WRITE, Loop, Watcher
+from vsgi_fcgi.protocol import Role
+from vsgi_fcgi.protocol.client import ClientConnection
+from vsgi_fcgi.protocol.events import (
+    Buffer,
+    RequestEnded,
+    StderrReceived,
+    StdoutReceived,
+    ValuesReceived,
+)
+from vsgi_fcgi.protocol.state import Sending
+
+_RECEIVE_SIZE: Final = 65536
+_BATCH_SIZE: Final = 65536
+"""Bytes that are lined up at a time; what comes later waits behind no more than this."""
+_MOST_BUFFERS: Final = 64
+
+_RESPONDER: Final = int(Role.RESPONDER)
+
+
+class Logger(Protocol):
+    """What the client writes to its log with."""
+
+    def info(self, message: str, *args: object) -> object:
+        """Log what is worth knowing."""
+
+    def warning(self, message: str, *args: object) -> object:
+        """Log what somebody should look at."""
+
+
+class Owner(Protocol):
+    """Who has opened a connection."""
+
+    log: Logger
+
+    def has_room(self, connection: Connection) -> None:
+        """A request has ended on it."""
+
+    def lost(self, connection: Connection) -> None:
+        """It is closed."""
+
+
+class Connection:
+    """Drives one connection by watchers. Everything in it belongs to the loop's thread.
+
+    Args:
+        loop: the event loop of the calling thread.
+        sock: a connected socket, non-blocking; it is closed with the connection.
+        peer: who is on the other side, for messages.
+        config: limits and timeouts.
+        spool: bytes of temporary files, over all connections.
+        owner: is told what becomes of it.
+
+    Attributes:
+        capacity: requests that may be in flight on it at once.
+        retired: it takes no more requests, and is closed when the last has ended.
+        closed: it is over.
+        served: requests that have ended on it.
+        idle_since: the loop's time when the last request ended, in seconds.
+        paused: nothing is read, as its only request's reader is slow.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: Any,
+        peer: str,
+        config: ClientConfig,
+        spool: Budget,
+        owner: Owner,
+    ) -> None:
+        self.loop = loop
+        self.peer = peer
+        self.config = config
+        self.spool = spool
+        self.protocol = ClientConnection()
+        self.capacity = 1
+        self.retired = False
+        self.closed = False
+        self.served = 0
+        self.idle_since = loop.now()
+        self.paused = False
+        self.on_values: Callable[[dict[str, str] | None], object] | None = None
+        self.owner = owner
+        self._sock = sock
+        self._turns: deque[Exchange] = deque()
+        self._told: list[Exchange] = []
+        self._unsent: deque[Buffer] = deque()
+        self._flushing = False
+        self._blocked = False
+        self._blocked_since = 0.0
+        self._reader: Watcher = loop.io(sock.fileno(), READ)
+        self._writer: Watcher = loop.io(sock.fileno(), WRITE)
+        self._reader.start(self._on_readable)
+
+    # Requests.
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of which END_REQUEST has not come, aborted ones included."""
+        return len(self.protocol.requests)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request may begin."""
+        return not self.retired and len(self.protocol.requests) < self.capacity
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether nobody but a slow reader suffers if nothing is read."""
+        requests = self.protocol.requests
+        if len(requests) != 1:
+            return False
+        (request,) = requests.values()
+        return request.sending is Sending.ENDED
+
+    def is_stale(self) -> bool:
+        """Whether the other side has closed it, as far as can be known without asking."""
+        if self.closed:
+            return True
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def begin(
+        self,
+        block: bytes,
+        on_change: Callable[[], object],
+        role: int = _RESPONDER,
+    ) -> Exchange:
+        """Begin a request; see `Exchange` for its body and its answer.
+
+        Args:
+            block: its encoded params.
+            on_change: see `Exchange`.
+            role: what is wanted of the application.
+        """
+        request = self.protocol.begin_request(block, role)
+        exchange = request.context = Exchange(self, request, on_change)
+        if self.paused:
+            self._resume()
+        self._send_soon()
+        return exchange
+
+    def ask_values(
+        self, names: Iterable[str], on_values: Callable[[dict[str, str] | None], object]
+    ) -> None:
+        """Ask what the application server can do.
+
+        Args:
+            names: what is asked.
+            on_values: gets the answer, or None if the connection is lost before it comes.
+        """
+        self.on_values = on_values
+        self.protocol.get_values(names)
+        self._send_soon()
+
+    def abort(self, exchange: Exchange) -> None:
+        """Give a request up; from `Exchange.abort`."""
+        if self.closed:
+            return
+        if self.capacity == 1:
+            # Whoever serves one request at a time reads nothing meanwhile: to go away is the one
+            # sign that is seen.
+            self.close()
+            return
+        exchange.active_at = self.loop.now()
+        self.protocol.abort(exchange.request)
+        if self.paused:
+            self._resume()
+        self._send_soon()
+
+    def tell(self, exchange: Exchange) -> None:
+        """Have `on_change` called, once, when what happens now is over."""
+        if not exchange.told:
+            exchange.told = True
+            if not self._told:
+                self.loop.run_callback(self._tell)
+            self._told.append(exchange)
+
+    def _tell(self) -> None:
+        told, self._told = self._told, []
+        for exchange in told:
+            exchange.told = False
+            try:
+                exchange.on_change()
+            except Exception as error:
+                self.owner.log.warning("%s: %r in the callback of a request", self.peer, error)
+
+    # Sending.
+
+    def wants_to_send(self, exchange: Exchange) -> None:
+        """Take note of a request that has something of its body to send."""
+        self._turns.append(exchange)
+        self._send_soon()
+
+    def _send_soon(self) -> None:
+        # At the end of the loop's round: what many requests have to say goes out in one call.
+        if not self._flushing and not self._blocked:
+            self._flushing = True
+            self.loop.run_callback(self._flush)
+
+    def _on_writable(self) -> None:
+        self._writer.stop()
+        self._blocked = False
+        self._flush()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        try:
+            while not self.closed:
+                if not self._unsent and not self._line_up():
+                    return
+                self._send_once()
+                if self._blocked:
+                    return
+        except OSError as error:
+            self.lose(f"cannot be written to: {error.strerror or error}")
+
+    def _line_up(self) -> bool:
+        """Take what is to be sent next: whole small records first, then bodies in turns."""
+        unsent, protocol, turns = self._unsent, self.protocol, self._turns
+        size = 0
+        while True:
+            out = protocol.data_to_send()
+            unsent.extend(out)
+            size += sum(map(len, out))
+            if not turns or size >= _BATCH_SIZE:
+                return bool(unsent)
+            exchange = turns.popleft()
+            if exchange.send_some():
+                turns.append(exchange)
+
+    def _send_once(self) -> None:
+        unsent = self._unsent
+        buffers = [unsent[n] for n in range(min(len(unsent), _MOST_BUFFERS))]
+        try:
+            sent = self._sock.sendmsg(buffers) if len(buffers) > 1 else self._sock.send(buffers[0])
+        except BlockingIOError:
+            self._block()
+            return
+        while unsent and sent >= len(unsent[0]):
+            sent -= len(unsent.popleft())
+        if sent:
+            unsent[0] = memoryview(unsent[0])[sent:]
+        if unsent and len(unsent) <= len(buffers):
+            self._block()
+
+    def _block(self) -> None:
+        self._blocked = True
+        self._blocked_since = self.loop.now()
+        self._writer.start(self._on_writable)
+
+    # Receiving.
+
+    def _on_readable(self) -> None:
+        """Read once. The callback of a watcher: nothing may escape, or the watcher is deaf."""
+        try:
+            try:
+                data = self._sock.recv(_RECEIVE_SIZE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.lose(f"the connection broke: {error.strerror or error}")
+                return
+            if not data:
+                self.lose("the connection was closed")
+                return
+            self._receive(data)
+        except RemoteProtocolError as error:
+            self.owner.log.warning("%s: %s; the connection is closed", self.peer, error)
+            self.lose(str(error))
+        except Exception as error:
+            self.owner.log.warning("%s: %r in the client; it is closed", self.peer, error)
+            self.lose(f"{error!r} in the client")
+
+    def _receive(self, data: bytes) -> None:
+        ended = 0
+        for event in self.protocol.receive_data(data):
+            kind = type(event)
+            if kind is ValuesReceived:
+                self._take_values(event.values)  # type: ignore[union-attr]
+                continue
+            if kind is StdoutReceived:
+                exchange: Exchange = event.request.context  # type: ignore[union-attr]
+                if not exchange.ended and not self._feed(exchange, event.data):  # type: ignore[union-attr]
+                    continue
+            elif kind is RequestEnded:
+                exchange = event.request.context  # type: ignore[union-attr]
+                if not exchange.is_sent and not exchange.ended:
+                    # What is left of its body may be on its way, and an application that knows
+                    # no multiplexing may take it for a part of the next request.
+                    self.retired = True
+                exchange.finish(event.app_status, event.protocol_status)  # type: ignore[union-attr]
+                ended += 1
+            elif kind is StderrReceived:
+                exchange = event.request.context  # type: ignore[union-attr]
+                if not exchange.ended:
+                    exchange.feed_stderr(event.data)  # type: ignore[union-attr]
+                continue
+            else:
+                continue
+            if not exchange.told:
+                self.tell(exchange)
+        if ended:
+            self._requests_ended(ended)
+        elif not self.paused and self.may_pause:
+            self._pause_for_slow_reader()
+
+    def _feed(self, exchange: Exchange, data: Buffer) -> bool:
+        try:
+            kept = exchange.feed(data)
+        except OSError as error:
+            self._give_up(
+                exchange, ReaderStalled(f"no room for the answer of {self.peer}: {error}")
+            )
+            return False
+        if not kept:
+            limit = "response_spool_bytes or total_response_spool_bytes"
+            self._give_up(
+                exchange,
+                ReaderStalled(f"the answer of {self.peer} is read too slowly: {limit} is reached"),
+            )
+        return kept
+
+    def _requests_ended(self, count: int) -> None:
+        self.served += count
+        if not self.protocol.requests:
+            self.idle_since = self.loop.now()
+            if self.retired:
+                self.close()
+                return
+        self.owner.has_room(self)
+
+    def _take_values(self, values: dict[str, str] | None) -> None:
+        on_values, self.on_values = self.on_values, None
+        if on_values is not None:
+            on_values(values)
+
+    def _pause_for_slow_reader(self) -> None:
+        (request,) = self.protocol.requests.values()
+        exchange: Exchange = request.context
+        if not exchange.ended and exchange.held >= self.config.response_memory_bytes:
+            self.paused = True
+            self._reader.stop()
+
+    def may_resume(self, exchange: Exchange) -> None:
+        """Read again, if the slow reader has made room."""
+        if exchange.held < self.config.response_memory_bytes // 2:
+            self._resume()
+
+    def _resume(self) -> None:
+        self.paused = False
+        if not self.closed:
+            self._reader.start(self._on_readable)
+
+    # Timeouts.
+
+    def look(self, now: float) -> None:
+        """End what takes too long; called now and then.
+
+        Args:
+            now: the loop's time, in seconds.
+        """
+        config = self.config
+        if self._blocked and now - self._blocked_since > config.response_timeout:
+            self.lose(f"nothing could be sent for {config.response_timeout:g} s", UpstreamTimeout)
+            return
+        for request in list(self.protocol.requests.values()):
+            exchange: Exchange = request.context
+            if exchange.ended:
+                # Given up; the application has not ended it yet.
+                if now - exchange.active_at > config.response_timeout:
+                    self.retired = True
+                    if all(other.context.ended for other in self.protocol.requests.values()):
+                        self.close()
+                        return
+            elif exchange.is_over_memory:
+                if now - exchange.taken_at > config.stall_timeout:
+                    limit = f"{config.stall_timeout:g} s"
+                    self._give_up(
+                        exchange,
+                        ReaderStalled(f"nobody read the answer of {self.peer} for {limit}"),
+                    )
+            elif (
+                exchange.is_sent
+                and not self.paused
+                and now - max(exchange.active_at, exchange.taken_at) > config.response_timeout
+            ):
+                limit = f"{config.response_timeout:g} s"
+                self._give_up(exchange, UpstreamTimeout(f"{self.peer} did not answer for {limit}"))
+            if self.closed:
+                return
+        if not self.protocol.requests and now - self.idle_since > config.upstream_idle_timeout:
+            self.close()
+
+    def _give_up(self, exchange: Exchange, failure: UpstreamError) -> None:
+        self.owner.log.warning("%s; the request is given up", failure)
+        exchange.fail(failure)
+        self.tell(exchange)
+        self.abort(exchange)
+
+    # The end.
+
+    def lose(self, reason: str, kind: type[UpstreamError] = UpstreamBroken) -> None:
+        """End it, and every request on it.
+
+        Args:
+            reason: why, for those who asked.
+            kind: what they get.
+        """
+        if self.closed:
+            return
+        for request in self.protocol.receive_eof():
+            exchange: Exchange = request.context
+            if not exchange.ended:
+                exchange.fail(kind(f"{self.peer}: {reason}"))
+                self.tell(exchange)
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; requests that are left on it fail."""
+        if self.closed:
+            return
+        if self.protocol.requests:
+            self.lose("the connection was given up")
+            return
+        self.closed = self.retired = True
+        self._reader.stop()
+        self._reader.close()
+        self._writer.stop()
+        self._writer.close()
+        self._unsent.clear()
+        self._turns.clear()
+        self._sock.close()
+        self._take_values(None)
+        self.owner.lost(self)
