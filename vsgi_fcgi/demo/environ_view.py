@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 MOST_CHARACTERS = 1000
 """Of each value; the rest is left out."""
 
-_SECRET = ("AUTHORIZATION", "COOKIE", "PASSWORD", "SECRET", "TOKEN")
+_SECRET = ("API_KEY", "AUTHORIZATION", "COOKIE", "PASSWORD", "SECRET", "TOKEN")
 """A param with one of these in its name is hidden."""
 
 _REQUEST = frozenset(

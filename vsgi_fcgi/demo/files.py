@@ -32,9 +32,7 @@ class File:
         self.query = "v=" + hashlib.sha256(self._data).hexdigest()[:12]
         self._tag = f'"{self.query[2:]}"'
 
-    def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer with the file, or with 304 to who has it already."""
         for_good = environ.get("QUERY_STRING") == self.query
         headers = [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 from collections.abc import Iterable
 from html import escape
-from importlib.metadata import version
 from string import Template
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -34,7 +34,8 @@ def page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
         version=escape(__version__),
         client_protocol=_text(environ.get("SERVER_PROTOCOL", "HTTP")),
         front=_text(environ.get("SERVER_SOFTWARE") or "a web server"),
-        server=escape(_server(environ)),
+        gateway=_gateway(environ),
+        server=f"vsgi_fcgi {__version__}" if _is_ours(environ) else "another WSGI server",
         facts="\n".join(
             f"<div><dt>{escape(name)}</dt><dd>{_text(value)}</dd></div>"
             for name, value in _facts(environ).items()
@@ -92,24 +93,36 @@ def _links(environ: WSGIEnvironment) -> dict[str, str]:
     }
 
 
-def _server(environ: WSGIEnvironment) -> str:
-    served_by_us = "vsgi_fcgi.main_context" in environ
-    return f"vsgi_fcgi {__version__}" if served_by_us else "another WSGI server"
+def _is_ours(environ: WSGIEnvironment) -> bool:
+    """Whether vsgi_fcgi serves this, and not another server that happens to run the app."""
+    return "vsgi_fcgi.main_context" in environ
+
+
+def _gateway(environ: WSGIEnvironment) -> str:
+    """What the web server and the server have between them."""
+    if environ["wsgi.run_once"]:
+        return "CGI"
+    return "FastCGI" if _is_ours(environ) else "WSGI"
 
 
 def _facts(environ: WSGIEnvironment) -> dict[str, str]:
-    """What this is served by."""
+    """What the request was served with."""
     facts = {
-        "Server": _server(environ),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "gevent": version("gevent"),
-        "Web server": environ.get("SERVER_SOFTWARE", ""),
-        "Gateway": environ.get("GATEWAY_INTERFACE", ""),
+        "gevent": _gevent(),
+        "Gateway interface": environ.get("GATEWAY_INTERFACE", ""),
         "Worker": _worker(environ),
-        "Process": f"{os.getpid()}, {threading.current_thread().name}",
+        "Process": str(os.getpid()),
+        "Thread": threading.current_thread().name,
         "Request id": environ.get("REQUEST_ID") or environ.get("HTTP_X_REQUEST_ID", ""),
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _gevent() -> str:
+    """The version of gevent, if there is one here: under plain CGI it is not loaded."""
+    version: str = getattr(sys.modules.get("gevent"), "__version__", "")
+    return version
 
 
 def _worker(environ: WSGIEnvironment) -> str:

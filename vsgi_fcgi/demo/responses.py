@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 HTML = "text/html; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 
+_NO_STORE = ("Cache-Control", "no-store")
+
 _FOR_ALL = [
     (
         "Content-Security-Policy",
@@ -33,11 +35,8 @@ def start(start_response: StartResponse, status: str, *headers: tuple[str, str])
         status: the status, with its reason.
         *headers: more headers. Without a Cache-Control among them, nothing is to be kept.
     """
-    more = [] if any(name == "Cache-Control" for name, _ in headers) else [NO_STORE]
+    more = [] if any(name == "Cache-Control" for name, _ in headers) else [_NO_STORE]
     start_response(status, [*headers, *more, *_FOR_ALL])
-
-
-NO_STORE = ("Cache-Control", "no-store")
 
 
 def respond(

@@ -118,8 +118,8 @@ def _pieces(environ: WSGIEnvironment) -> Iterator[bytes]:
 
 
 def _sleep(environ: WSGIEnvironment) -> Callable[[float], object]:
-    """How to wait: a thread of one's own may sleep, in the main context others have to go on."""
-    if environ["wsgi.multithread"]:
+    """How to wait: who shares a thread with connections must let these go on."""
+    if environ["wsgi.multithread"] or environ["wsgi.run_once"]:
         return time.sleep
     from gevent import sleep
 
