@@ -35,7 +35,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(collections|enum|socket|types|typing)\..*"),
     # Single backticks in docstrings: a link where there is something to link to.
     ("py:obj", r".*"),
-    ("py:class", r"App|vsgi_fcgi\.(addresses\..*|server\.calls\.T)"),
+    ("py:class", r"App|vsgi_fcgi\.(addresses\..*|server\.calls\.T|protocol\.framing\.E)"),
     ("py:.*", r"(bool|bytes|bytearray|dict|float|frozenset|int|list|memoryview|object|str)"),
 ]
 default_role = "py:obj"

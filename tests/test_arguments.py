@@ -16,8 +16,9 @@ import vsgi_fcgi
 from vsgi_fcgi.addresses import DescriptorAddress, InetAddress, UnixAddress
 from vsgi_fcgi.cli import main
 from vsgi_fcgi.cli.arguments import make_parser, parse
+from vsgi_fcgi.cli.command import option_name
 from vsgi_fcgi.cli.configuration import configure
-from vsgi_fcgi.cli.options import OPTIONS, Options, option_name
+from vsgi_fcgi.cli.options import OPTIONS, Options
 from vsgi_fcgi.exceptions import UsageError
 
 ROOT = str(Path(vsgi_fcgi.__file__).parent.parent)
@@ -25,7 +26,8 @@ ROOT = str(Path(vsgi_fcgi.__file__).parent.parent)
 
 def options(words: str) -> Options:
     """What comes of a command line, where nothing else says anything."""
-    return configure(parse(words.split()), {}).options
+    found: Options = configure(parse(words.split()), {}).options
+    return found
 
 
 @pytest.mark.parametrize("name", OPTIONS)

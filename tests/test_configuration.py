@@ -10,9 +10,9 @@ from support.settings import other_text, other_value
 from vsgi_fcgi.addresses import UnixAddress
 from vsgi_fcgi.cli import main
 from vsgi_fcgi.cli.arguments import parse
+from vsgi_fcgi.cli.command import key_name, variable_name
 from vsgi_fcgi.cli.configuration import Configuration, configure
-from vsgi_fcgi.cli.kinds import kind_of
-from vsgi_fcgi.cli.options import OPTIONS, Options, key_name, variable_name
+from vsgi_fcgi.cli.options import OPTIONS, Options, kind_of
 from vsgi_fcgi.exceptions import UsageError
 
 

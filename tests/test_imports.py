@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import vsgi_fcgi
+import vsgi_fcgi.demo
 import vsgi_fcgi.protocol
 import vsgi_fcgi.wsgi
 
@@ -61,6 +62,13 @@ def test_the_protocol_loads_nothing_of_ours_but_itself_and_the_exceptions() -> N
     ours = {name for name in loaded_by("import vsgi_fcgi.protocol") if name.startswith("vsgi_fcgi")}
     allowed = {"vsgi_fcgi", "vsgi_fcgi.exceptions", *modules_of(vsgi_fcgi.protocol)}
     assert ours <= allowed
+
+
+def test_the_demonstration_is_an_app_like_any_other() -> None:
+    loaded = loaded_by("import vsgi_fcgi.demo")
+    ours = {name for name in loaded if name.startswith("vsgi_fcgi")}
+    assert ours == {"vsgi_fcgi", *modules_of(vsgi_fcgi.demo)}
+    assert not {"gevent", "_socket"} & loaded
 
 
 def test_the_package_loads_nothing_until_it_is_asked() -> None:

@@ -13,8 +13,10 @@ from support.processes import unmeasured
 import vsgi_fcgi
 from vsgi_fcgi.cli import main
 from vsgi_fcgi.cli.arguments import EXIT_STATUSES, SHELLS
+from vsgi_fcgi.cli.command import option_name
+from vsgi_fcgi.cli.commands import COMMANDS
 from vsgi_fcgi.cli.manual import manual
-from vsgi_fcgi.cli.options import OPTIONS, option_name
+from vsgi_fcgi.cli.options import SERVE
 
 INSTALLED = "site-packages" in vsgi_fcgi.__file__
 
@@ -38,7 +40,8 @@ def rendered() -> str:
 def test_the_manual_page_has_everything_and_no_mistake_of_roff() -> None:
     text = rendered()
     words = set(re.findall(r"--[\w-]+", text))
-    assert {option_name(name) for name in OPTIONS if name != "app"} <= words
+    names = {name for command in COMMANDS.values() for name in command.fields}
+    assert {option_name(name) for name in names if name != "app"} <= words
     assert "\n       vsgi-fcgi - serve a WSGI app over FastCGI\n" in text
     for sentence in EXIT_STATUSES.values():
         assert sentence in text
@@ -78,7 +81,7 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
         main(["--print-completion", shell])
     assert caught.value.code == 0
     script = capsys.readouterr().out
-    assert all(key.replace("_", "-") in script for key in OPTIONS if key != "app")
+    assert all(key.replace("_", "-") in script for key in SERVE.fields if key != "app")
 
 
 def test_bash_completes_options_and_values(tmp_path: Path) -> None:

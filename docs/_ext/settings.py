@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import ClassVar
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from vsgi_fcgi.cli.arguments import (
-    DESCRIPTION,
-    EPILOG,
-    EXIT_STATUSES,
-    default_of,
-    make_parser,
-    spelled,
-)
-from vsgi_fcgi.cli.kinds import Kind, kind_of
+from vsgi_fcgi.cli.arguments import EXIT_STATUSES, default_of, make_parser, spelled
+from vsgi_fcgi.cli.command import GROUPS, Command, key_name, option_name, variable_name
+from vsgi_fcgi.cli.commands import COMMANDS
+from vsgi_fcgi.cli.kinds import Kind
 from vsgi_fcgi.cli.manual import ENVIRONMENT, SIGNALS
-from vsgi_fcgi.cli.options import GROUPS, OPTIONS, key_name, option_name, variable_name
+from vsgi_fcgi.cli.options import OPTIONS, SERVE, kind_of
 from vsgi_fcgi.server.config import Config
 
 _TYPES = {"": "true or false", "N": "whole number", "SECONDS": "seconds", "MODE": "octal number"}
@@ -28,7 +24,7 @@ _TYPES = {"": "true or false", "N": "whole number", "SECONDS": "seconds", "MODE"
 
 
 def settings_text() -> str:
-    """Every setting, group by group, in MyST's Markdown."""
+    """Every setting of the server, group by group, in MyST's Markdown."""
     parts, group = [], ""
     for name, item in OPTIONS.items():
         if item.metadata["group"] != group:
@@ -37,6 +33,25 @@ def settings_text() -> str:
             parts.append(f"## {title[0].upper()}{title[1:]}\n")
         parts.append(_entry(name))
     return "\n".join(parts)
+
+
+def table_text(command: Command) -> str:
+    """The settings of one of the other commands as tables, one for each group."""
+    parts, group = [], ""
+    for name, item in command.fields.items():
+        if item.metadata["group"] != group:
+            group = item.metadata["group"]
+            title = GROUPS[group]
+            parts.append(f"\n## {title[0].upper()}{title[1:]}\n")
+            parts.append("| option | meaning | default |\n|---|---|---|")
+        kind = command.kind(name)
+        value = item.metadata["metavar"] or kind.metavar
+        if item.metadata["choices"]:
+            value = "|".join(item.metadata["choices"])
+        words = f"{option_name(name)} {value}".rstrip().replace("|", "\\|")
+        text = re.sub(r"[*<>\[\]{}|$]", r"\\\g<0>", item.metadata["help"])
+        parts.append(f"| `{words}` | {text} | {default_of(item, kind)} |")
+    return "\n".join(parts) + "\n"
 
 
 def _entry(name: str) -> str:
@@ -93,7 +108,7 @@ def command_text() -> str:
 
 def description_text() -> str:
     """What the help says before and after the options."""
-    return f"{DESCRIPTION} {_escaped(EPILOG)}"
+    return f"{SERVE.description} {_escaped(SERVE.epilog)}"
 
 
 def exit_statuses_text() -> str:
@@ -141,14 +156,16 @@ class Generated(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register a directive for each of the texts."""
-    for name, text in (
+    texts: tuple[tuple[str, Callable[[], str]], ...] = (
         ("settings", settings_text),
+        *((f"{name}-settings", partial(table_text, COMMANDS[name])) for name in COMMANDS if name),
         ("command-information", command_text),
         ("command-description", description_text),
         ("exit-statuses", exit_statuses_text),
         ("signals", signals_text),
         ("environment-variables", environment_text),
-    ):
-        members = {"text": staticmethod(text)}
+    )
+    for name, text in texts:
+        members: dict[str, object] = {"text": staticmethod(text)}
         app.add_directive(name, type("Generated", (Generated,), members))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,8 +15,11 @@ from support.pages import PAGES, TUTORIAL, Block, all_blocks
 from support.processes import ProcessGroup, wait_until
 
 from vsgi_fcgi.cli.arguments import CommandLine, parse
+from vsgi_fcgi.cli.command import variable_name
+from vsgi_fcgi.cli.commands import COMMANDS
 from vsgi_fcgi.cli.configuration import configure
-from vsgi_fcgi.cli.options import OPTIONS, variable_name
+from vsgi_fcgi.cli.gateway_options import GATEWAY
+from vsgi_fcgi.cli.options import SERVE
 
 _COMMAND = re.compile(
     r"^(?:\$ )?(?:sudo (?:-u \S+ )?|.* -- )?(?:[A-Z_]+=\S+ )*(?:\S*/)?vsgi-fcgi (?P<words>.*)$",
@@ -55,7 +58,7 @@ def test_python(block: Block, processes: ProcessGroup) -> None:
 def test_configuration_files(block: Block, tmp_path: Path) -> None:
     path = tmp_path / (Path(block.caption).name or "settings.toml")
     path.write_text(block.text)
-    configuration = configure(CommandLine({}, str(path), None), {})
+    configuration = configure(CommandLine(SERVE, {}, str(path), None), {})
     configuration.options.addresses()
     assert str(path) in configuration.origins.values(), "it sets nothing"
 
@@ -84,14 +87,22 @@ def test_command_lines(block: Block, words: str) -> None:
             parse(given)
         return
     line = parse(given)
-    configuration = configure(CommandLine(line.given, None, line.action), {})
-    configuration.options.addresses()
-    assert line.config or line.action or configuration.options.app
+    configuration = configure(CommandLine(line.command, line.given, None, line.action), {})
+    if line.command is GATEWAY:
+        assert configuration.options.http
+    else:
+        configuration.options.addresses()
+    if line.command is not SERVE:
+        assert configuration.options.upstream
+        return
+    # Without an app, --http serves the demonstration.
+    has_app = configuration.options.app or configuration.options.http
+    assert line.config or line.action or has_app
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_variables(page: Path) -> None:
-    known = {variable_name(name) for name in OPTIONS}
+    known = {variable_name(name) for command in COMMANDS.values() for name in command.fields}
     known |= {"VSGI_FCGI_CONFIG", "VSGI_FCGI_CHECK_CONTRACT"}
     named = set(re.findall(r"\bVSGI_FCGI_[A-Z0-9_]*[A-Z0-9]\b", page.read_text()))
     assert named <= known

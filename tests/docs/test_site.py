@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from support.pages import DOCS, ROOT
 
-from vsgi_fcgi.cli.options import OPTIONS, key_name, variable_name
+from vsgi_fcgi.cli.command import key_name, variable_name
+from vsgi_fcgi.cli.options import OPTIONS
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vsgi_fcgi.cli.kinds import kind_of
-from vsgi_fcgi.cli.options import OPTIONS
+from vsgi_fcgi.cli.options import OPTIONS, kind_of
 
 _TEXTS = {"access_log_format": "common", "log_format": "json"}
 

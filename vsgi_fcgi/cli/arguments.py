@@ -9,21 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass
 from typing import Any, NoReturn
 
-from vsgi_fcgi.cli.kinds import Kind, kind_of
-from vsgi_fcgi.cli.options import GROUPS, OPTIONS, nearest, option_name
+from vsgi_fcgi.cli.command import GROUPS, Command, nearest, option_name
+from vsgi_fcgi.cli.commands import COMMANDS
+from vsgi_fcgi.cli.kinds import Kind
+from vsgi_fcgi.cli.options import SERVE
 from vsgi_fcgi.exceptions import UsageError
 
 PROGRAM = "vsgi-fcgi"
 
-DESCRIPTION = "Serve a WSGI app to a web server that speaks FastCGI."
-EPILOG = (
-    "Without an option of where to listen, it takes the sockets that systemd passes, else"
-    " descriptor 0, where a web server or spawn-fcgi puts the listening socket. If there is none"
-    " and a web server has started it as a CGI program, it answers that one request. Each option"
-    " may also stand in the environment, as in VSGI_FCGI_THREADS=8, or in the configuration file,"
-    " as in threads = 8; the command line has"
-    " precedence over the environment, and both have over the file."
-)
 EXIT_STATUSES = {
     0: "every request was answered",
     1: "requests were cut off: the graceful timeout passed, or a second signal came",
@@ -38,11 +31,13 @@ class CommandLine:
     """What the command line says.
 
     Attributes:
-        given: values by the names of fields of `Options`; what was not said is absent.
+        command: what is to be done.
+        given: values by the names of its fields; what was not said is absent.
         config: the configuration file; None if it is not named.
         action: what to do instead of serving: ``check_config``, ``print_config``, or None.
     """
 
+    command: Command
     given: dict[str, Any]
     config: str | None
     action: str | None
@@ -58,8 +53,10 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
         UsageError: something in it cannot be understood.
         SystemExit: after what gives information, such as ``--help``.
     """
-    parser = make_parser()
-    namespace, unknown = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = COMMANDS.get(words[0], SERVE) if words else SERVE
+    parser = make_parser(command)
+    namespace, unknown = parser.parse_known_args(words[1:] if command.name else words)
     if unknown:
         _refuse(parser, unknown)
     found = vars(namespace)
@@ -69,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
     given = {
         name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
     }
-    return CommandLine(given, config, action)
+    return CommandLine(command, given, config, action)
 
 
 def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
@@ -84,27 +81,31 @@ def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn
             near = nearest(name, parser._option_string_actions)
             advice = near or f"; {PROGRAM} --help lists the options"
             raise UsageError(f"there is no option {name}{advice}")
-    raise UsageError(f"{unknown[0]} is one argument too many; only one APP is served")
+    one = "; only one APP is served" if parser.prog == PROGRAM else f"; {parser.prog} --help"
+    raise UsageError(f"{unknown[0]} is one argument too many{one}")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser; its help is the reference of all options."""
+def make_parser(command: Command = SERVE) -> argparse.ArgumentParser:
+    """The parser; its help is the reference of all options of a command."""
+    program = " ".join(filter(None, (PROGRAM, command.name)))
     parser = _Parser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} [OPTIONS] APP",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+        prog=program,
+        usage=f"{program} [OPTIONS]{' APP' if command.argument else ''}",
+        description=command.description,
+        epilog=command.epilog,
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
         argument_default=argparse.SUPPRESS,
         add_help=False,
     )
-    parser.add_argument("app", metavar="APP", nargs="?", help=_help(OPTIONS["app"], kind_of("app")))
+    if command.argument:
+        item, kind = command.fields[command.argument], command.kind(command.argument)
+        parser.add_argument(item.name, metavar="APP", nargs="?", help=_help(item, kind))
     _add_information(parser.add_argument_group("information"))
     titles = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
-    for item in OPTIONS.values():
-        if item.name != "app":
-            _add_setting(titles[item.metadata["group"]], item)
+    for item in command.fields.values():
+        if item.name != command.argument:
+            _add_setting(titles[item.metadata["group"]], item, command.kind(item.name))
     return parser
 
 
@@ -131,8 +132,8 @@ def _add_information(group: Any) -> None:
     )
 
 
-def _add_setting(group: Any, item: Field[Any]) -> None:
-    kind, metadata = kind_of(item.name), item.metadata
+def _add_setting(group: Any, item: Field[Any], kind: Kind) -> None:
+    metadata = item.metadata
     names = (option_name(item.name), *metadata["aliases"])
     text = _help(item, kind)
     if isinstance(item.default, bool):

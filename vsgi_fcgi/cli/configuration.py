@@ -8,17 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsgi_fcgi.cli.arguments import CommandLine
-from vsgi_fcgi.cli.kinds import kind_of
-from vsgi_fcgi.cli.options import (
-    GROUPS,
-    LISTENING,
-    OPTIONS,
-    Options,
-    key_name,
-    make_options,
-    option_name,
-    variable_name,
-)
+from vsgi_fcgi.cli.command import GROUPS, Command, key_name, option_name, variable_name
+from vsgi_fcgi.cli.options import LISTENING
 from vsgi_fcgi.cli.sources import CONFIG_VARIABLE, PYPROJECT, from_environment, from_file
 
 DEFAULT = "default"
@@ -29,19 +20,21 @@ class Configuration:
     """What is used.
 
     Attributes:
-        options: all settings.
-        origins: for each field of `Options` where its value comes from: ``--threads``,
+        command: what is to be done.
+        options: all settings, an instance of the command's dataclass.
+        origins: for each of its fields where its value comes from: ``--threads``,
             ``VSGI_FCGI_THREADS``, the path of a file, or ``default``.
     """
 
-    options: Options
+    command: Command
+    options: Any
     origins: dict[str, str]
 
     def as_toml(self) -> str:
         """All settings as a configuration file, with the place that each comes from."""
         lines: list[str] = []
         heading = None
-        for name, item in OPTIONS.items():
+        for name, item in self.command.fields.items():
             group = item.metadata["group"]
             if group != heading:
                 heading = group
@@ -51,14 +44,14 @@ class Configuration:
 
     def changed(self) -> list[str]:
         """The settings that are not left at their defaults, a line each."""
-        return [self._line(name) for name in OPTIONS if self.origins[name] != DEFAULT]
+        return [self._line(name) for name in self.command.fields if self.origins[name] != DEFAULT]
 
     def _line(self, name: str) -> str:
         value = getattr(self.options, name)
         if value is None:
             setting = f"# {key_name(name)} is not set"
         else:
-            setting = f"{key_name(name)} = {kind_of(name).show_all(value)}"
+            setting = f"{key_name(name)} = {self.command.kind(name).show_all(value)}"
         return f"{setting:<40}  # {self.origins[name]}"
 
 
@@ -76,16 +69,17 @@ def configure(line: CommandLine, environment: Mapping[str, str]) -> Configuratio
     Raises:
         UsageError: something in one of them cannot be used.
     """
-    variables = from_environment(environment)
+    command = line.command
+    variables = from_environment(command, environment)
     path = line.config or environment.get(CONFIG_VARIABLE) or None
     if path is None:
         folder = line.given.get("chdir") or variables.get("chdir") or ""
         near = os.path.join(folder, PYPROJECT)
         path = near if os.path.isfile(near) else None
     given: dict[str, Any] = {}
-    origins = dict.fromkeys(OPTIONS, DEFAULT)
+    origins = dict.fromkeys(command.fields, DEFAULT)
     labels: dict[str, str] = {}
-    file = {} if path is None else from_file(path)
+    file = {} if path is None else from_file(command, path)
     for values, origin, label in (
         (file, lambda name: str(path), lambda name: f"{key_name(name)} in {path}"),
         (variables, variable_name, variable_name),
@@ -93,8 +87,9 @@ def configure(line: CommandLine, environment: Mapping[str, str]) -> Configuratio
     ):
         if any(name in values for name in LISTENING):
             for name in LISTENING:
-                given.pop(name, None)
-                origins[name] = DEFAULT
+                if name in command.fields:
+                    given.pop(name, None)
+                    origins[name] = DEFAULT
         for name, value in values.items():
             given[name], origins[name], labels[name] = value, origin(name), label(name)
-    return Configuration(make_options(given, labels), origins)
+    return Configuration(command, command.make(given, labels), origins)

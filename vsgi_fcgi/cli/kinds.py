@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vsgi_fcgi.cli.options import TYPES
 from vsgi_fcgi.settings import Octal
 
 
@@ -56,9 +55,9 @@ class Kind:
         return f"[{', '.join(self.show(item) for item in value)}]"
 
 
-def kind_of(field_name: str) -> Kind:
-    """The kind of a field of `Options`."""
-    return _KINDS[TYPES[field_name]]
+def kind_of_type(annotation: Any) -> Kind:
+    """The kind of a field with this annotation."""
+    return _KINDS[annotation]
 
 
 # Text

@@ -8,7 +8,7 @@ import math
 import re
 from datetime import datetime
 
-from vsgi_fcgi.cli.options import nearest
+from vsgi_fcgi.cli.command import nearest
 from vsgi_fcgi.exceptions import UsageError
 
 TEXT = "%(asctime)s %(process)d %(levelname)s %(message)s"

@@ -9,12 +9,12 @@ from typing import TextIO
 from vsgi_fcgi.cli.arguments import PROGRAM
 from vsgi_fcgi.cli.log_config import apply_log_config
 from vsgi_fcgi.cli.log_formats import make_formatter
-from vsgi_fcgi.cli.options import Options
+from vsgi_fcgi.cli.options import ProcessOptions
 
 _LOGGER = "vsgi_fcgi"
 
 
-def configure_logging(options: Options) -> None:
+def configure_logging(options: ProcessOptions) -> None:
     """Set up the server's logger, and nobody else's, unless a file says otherwise.
 
     As long as neither a writer nor a format is asked for, handlers that the app has given to the
@@ -54,7 +54,7 @@ def _enable_loggers() -> None:
             logging.getLogger(name).disabled = False
 
 
-def _make_handlers(options: Options) -> list[logging.Handler]:
+def _make_handlers(options: ProcessOptions) -> list[logging.Handler]:
     stderr = logging.StreamHandler()
     stderr.setFormatter(make_formatter(options.log_format))
     if options.log_writer == "standard-streams":

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
 
 from vsgi_fcgi import __version__
 from vsgi_fcgi.cli.arguments import EXIT_STATUSES, PROGRAM, make_parser, spelled
+from vsgi_fcgi.cli.command import Command
+from vsgi_fcgi.cli.commands import COMMANDS
 from vsgi_fcgi.cli.sources import CONFIG_VARIABLE, PYPROJECT, TABLE
 
 SIGNALS = (
@@ -31,31 +34,26 @@ ENVIRONMENT = (
     ("TMPDIR", "the folder for temporary files, if --spool-dir names none"),
 )
 
-_EXAMPLES = (
-    ("Serve app of the module mysite on the descriptor 0 of a web server", "mysite:app"),
-    ("Listen for nginx", "mysite:app --bind unix:/run/mysite.sock --socket-group www-data"),
-    ("Say what would be used", "mysite:app --config /etc/mysite.toml --check-config"),
-)
-
 
 def manual() -> str:
     """The whole page."""
     parser = make_parser()
+    others = [command for command in COMMANDS.values() if command.name]
     name = PROGRAM.replace("-", "\\-")
     parts = [
         f'.TH {PROGRAM.upper()} 1 "" "{PROGRAM} {__version__}" "User Commands"',
         _section("NAME", f"{name} \\- serve a WSGI app over FastCGI"),
-        _section("SYNOPSIS", f".B {name}\n[\\fIOPTIONS\\fR] \\fIAPP\\fR"),
+        _section("SYNOPSIS", "\n.br\n".join(_synopsis(command) for command in COMMANDS.values())),
         _section("DESCRIPTION", _text(f"{parser.description}\n{parser.epilog}")),
         ".SH OPTIONS",
+        *_options(parser),
     ]
-    for group in parser._action_groups:
-        actions = [item for item in group._group_actions if item.help != argparse.SUPPRESS]
-        if actions:
-            parts.append(f".SS {_text((group.title or '').capitalize())}")
-            parts += [
-                _entry(spelled(item), (item.help or "").replace("%%", "%")) for item in actions
-            ]
+    for command in others:
+        parts += [
+            f".SH {_text(f'{PROGRAM} {command.name}'.upper())}",
+            _text(f"{command.description}\n{command.epilog}"),
+            *_options(make_parser(command)),
+        ]
     parts.append(".SH EXIT STATUS")
     parts += [_entry(str(status), text) for status, text in EXIT_STATUSES.items()]
     for title, entries in (
@@ -67,10 +65,27 @@ def manual() -> str:
     parts.append(".SH EXAMPLES")
     parts += [
         f"{_text(text)}:\n.PP\n.RS 4\n.EX\n{_text(f'{PROGRAM} {words}')}\n.EE\n.RE\n.PP"
-        for text, words in _EXAMPLES
+        for command in COMMANDS.values()
+        for text, words in ((item.text, item.words) for item in command.examples)
     ]
     parts.append(_section("SEE ALSO", ".BR lighttpd (8),\n.BR nginx (8),\n.BR spawn\\-fcgi (1)"))
     return "\n".join(parts) + "\n"
+
+
+def _synopsis(command: Command) -> str:
+    name = " ".join(filter(None, (PROGRAM, command.name))).replace("-", "\\-")
+    argument = " \\fIAPP\\fR" if command.argument else ""
+    return f".B {name}\n[\\fIOPTIONS\\fR]{argument}"
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for group in parser._action_groups:
+        actions = [item for item in group._group_actions if item.help != argparse.SUPPRESS]
+        if actions:
+            title = group.title or ""
+            yield f".SS {_text(title[:1].upper() + title[1:])}"
+            for item in actions:
+                yield _entry(spelled(item), (item.help or "").replace("%%", "%"))
 
 
 def _section(title: str, body: str) -> str:

@@ -7,27 +7,13 @@ configuration file, ``--print-config``, the manual page and the reference are ma
 
 from __future__ import annotations
 
-import difflib
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from vsgi_fcgi.addresses import Address, addresses_from_options
-from vsgi_fcgi.exceptions import UsageError
+from vsgi_fcgi.cli.command import Command, Example
+from vsgi_fcgi.client.http_config import HTTPConfig
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.settings import Octal, setting
-
-GROUPS = {
-    "listening": "where to listen (options may be repeated and mixed)",
-    "server": "server",
-    "process": "process",
-    "logging": "logging",
-    "development": "development (never in production)",
-    "timeouts": "timeouts",
-    "limits": "limits",
-}
-"""The headings of ``--help``, in its order."""
 
 LISTENING = ("address", "port", "socket", "file_descriptor", "bind")
 """The options that name addresses: who says one of them says all."""
@@ -36,21 +22,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 LOG_WRITERS = ("default", "standard-streams", "journald")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options(Config):
-    """What the command is told.
-
-    Raises:
-        UsageError: a value is out of its bounds; the message begins with the field's name.
-    """
-
-    app: str | None = setting(
-        None,
-        "MODULE:NAME, MODULE:FACTORY() or PATH/FILE.py:NAME; without a NAME it is application,"
-        " else app",
-        group="app",
-        metavar="APP",
-    )
+@dataclass(frozen=True, kw_only=True)
+class ListeningOptions:
+    """Where to listen for FastCGI."""
 
     address: tuple[str, ...] = setting(
         (),
@@ -92,6 +66,33 @@ class Options(Config):
     )
     ipv4_only: bool = setting(False, "leave IPv6 alone", group="listening", aliases=("-4",))
     ipv6_only: bool = setting(False, "leave IPv4 alone", group="listening", aliases=("-6",))
+
+    @property
+    def names_an_address(self) -> bool:
+        """Whether anything was said of where to listen."""
+        return bool(self.address or self.port or self.socket or self.file_descriptor or self.bind)
+
+    def addresses(self) -> list[Address]:
+        """Where to listen; descriptor 0 if nothing was said.
+
+        Raises:
+            UsageError: something cannot be read, or two options contradict each other.
+        """
+        return addresses_from_options(
+            address=self.address,
+            port=self.port,
+            socket=self.socket,
+            file_descriptor=self.file_descriptor,
+            bind=self.bind,
+            any=self.any,
+            ipv4_only=self.ipv4_only,
+            ipv6_only=self.ipv6_only,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """What a process of its own can be told."""
 
     chdir: str | None = setting(
         None,
@@ -157,6 +158,36 @@ class Options(Config):
         metavar="FILE",
     )
 
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ListeningOptions, ProcessOptions, HTTPConfig, Config):
+    """What the command is told.
+
+    Raises:
+        UsageError: a value is out of its bounds; the message begins with the field's name.
+    """
+
+    app: str | None = setting(
+        None,
+        "MODULE:NAME, MODULE:FACTORY() or PATH/FILE.py:NAME; without a NAME it is application,"
+        " else app",
+        group="app",
+        metavar="APP",
+    )
+
+    http: tuple[str, ...] = setting(
+        (),
+        "speak HTTP here, and FastCGI behind it: for development, and to try an app",
+        group="http",
+        metavar="HOST:PORT",
+    )
+    static: tuple[str, ...] = setting(
+        (),
+        "serve the files of a folder under /URL by --http itself; needs the extra static",
+        group="http",
+        metavar="/URL=DIR",
+    )
+
     reload: bool = setting(
         False,
         "restart the app when a file that it has imported changes; needs the extra reload",
@@ -176,78 +207,34 @@ class Options(Config):
         group="development",
     )
 
-    @property
-    def names_an_address(self) -> bool:
-        """Whether anything was said of where to listen."""
-        return bool(self.address or self.port or self.socket or self.file_descriptor or self.bind)
 
-    def addresses(self) -> list[Address]:
-        """Where to listen; descriptor 0 if nothing was said.
+SERVE = Command(
+    "",
+    Options,
+    library=(HTTPConfig, Config),
+    argument="app",
+    description="Serve a WSGI app to a web server that speaks FastCGI.",
+    epilog=(
+        "Without an option of where to listen, it takes the sockets that systemd passes, else"
+        " descriptor 0, where a web server or spawn-fcgi puts the listening socket. If there is"
+        " none and a web server has started it as a CGI program, it answers that one request. Each"
+        " option may also stand in the environment, as in VSGI_FCGI_THREADS=8, or in the"
+        " configuration file, as in threads = 8; the command line has precedence over the"
+        " environment, and both have over the file. With --http it speaks HTTP by itself, and"
+        " without an APP it serves a demonstration then. vsgi-fcgi gateway --help and vsgi-fcgi"
+        " relay --help tell of the commands that pass requests on."
+    ),
+    examples=(
+        Example("Serve app of the module mysite on the descriptor 0 of a web server", "mysite:app"),
+        Example(
+            "Listen for nginx", "mysite:app --bind unix:/run/mysite.sock --socket-group www-data"
+        ),
+        Example("Try it in a browser", "mysite:app --http 127.0.0.1:8000"),
+        Example("Say what would be used", "mysite:app --config /etc/mysite.toml --check-config"),
+    ),
+)
 
-        Raises:
-            UsageError: something cannot be read, or two options contradict each other.
-        """
-        return addresses_from_options(
-            address=self.address,
-            port=self.port,
-            socket=self.socket,
-            file_descriptor=self.file_descriptor,
-            bind=self.bind,
-            any=self.any,
-            ipv4_only=self.ipv4_only,
-            ipv6_only=self.ipv6_only,
-        )
-
-
-_OF_THE_SERVER = {item.name for item in fields(Config)}
-
-OPTIONS: dict[str, Field[Any]] = {
-    item.name: item
-    for group in ("app", *GROUPS)
-    for item in sorted(fields(Options), key=lambda item: item.name in _OF_THE_SERVER)
-    if item.metadata["group"] == group
-}
+OPTIONS = SERVE.fields
 """All fields of `Options` by their names, group by group as ``--help`` has them."""
 
-TYPES: dict[str, Any] = typing.get_type_hints(Options, include_extras=True)
-"""The types of the fields."""
-
-
-def option_name(field_name: str) -> str:
-    """The option of the command line for a field."""
-    return "APP" if field_name == "app" else f"--{key_name(field_name)}"
-
-
-def key_name(field_name: str) -> str:
-    """The key of the configuration file for a field."""
-    return field_name.replace("_", "-")
-
-
-def variable_name(field_name: str) -> str:
-    """The environment variable for a field."""
-    return f"VSGI_FCGI_{field_name.upper()}"
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """``; did you mean ...?`` with the known name that is nearest, or nothing."""
-    # Above the usual cutoff: what all names begin with (--, VSGI_FCGI_) is no likeness.
-    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
-    return f"; did you mean {matches[0]}?" if matches else ""
-
-
-def make_options(given: Mapping[str, Any], labels: Mapping[str, str]) -> Options:
-    """The options with these values, and their defaults for the rest.
-
-    Args:
-        given: values by the names of the fields.
-        labels: for each of them, what an error message calls it, such as ``--threads``.
-
-    Raises:
-        UsageError: a value is out of its bounds.
-    """
-    try:
-        return Options(**given)
-    except UsageError as error:
-        # The messages of `Config` begin with the field's name.
-        name, space, rest = str(error).partition(" ")
-        raise UsageError(f"{labels.get(name, name)}{space}{rest}") from error
+kind_of = SERVE.kind

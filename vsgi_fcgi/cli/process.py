@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
-from vsgi_fcgi.cli.options import Options
+from vsgi_fcgi.cli.options import ProcessOptions
 from vsgi_fcgi.cli.pid_file import PidFile
 from vsgi_fcgi.cli.privileges import find_identity
 from vsgi_fcgi.exceptions import UsageError
+from vsgi_fcgi.server.config import SocketConfig
 from vsgi_fcgi.server.socket_ownership import SocketOwnership
 
 
@@ -24,10 +26,12 @@ class OwnProcess:
         UsageError: there is no such user or group, or a package is missing.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ProcessOptions) -> None:
         self._identity = find_identity(options.user, options.group)
         uid, gid = self._identity.socket_owner
-        self.socket_ownership = SocketOwnership.of(options, uid=uid, gid=gid)
+        self.socket_ownership = SocketOwnership()
+        if isinstance(options, SocketConfig):
+            self.socket_ownership = SocketOwnership.of(options, uid=uid, gid=gid)
         self._pid_file = None if options.pid_file is None else PidFile(options.pid_file)
         self._name = options.proc_name
         self._set_name = None if self._name is None else _setproctitle()
@@ -57,6 +61,21 @@ class OwnProcess:
         """Remove the pid file; again is harmless."""
         if self._pid_file is not None:
             self._pid_file.remove()
+
+
+def change_directory(folder: str) -> None:
+    """Go to the folder of ``--chdir``.
+
+    Raises:
+        UsageError: it cannot be entered.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UsageError(
+            f"--chdir {folder} cannot be entered: {os.strerror(error.errno or 0)};"
+            " name a folder that exists and that this user may enter"
+        ) from error
 
 
 def _setproctitle() -> Callable[[str], object]:

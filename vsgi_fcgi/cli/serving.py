@@ -10,10 +10,11 @@ from dataclasses import replace
 from vsgi_fcgi.cli.arguments import PROGRAM, parse
 from vsgi_fcgi.cli.configuration import Configuration, configure
 from vsgi_fcgi.cli.debugger import prepare, with_debugger
+from vsgi_fcgi.cli.http_listeners import open_http, part
 from vsgi_fcgi.cli.loading import load_app, parse_app_name
 from vsgi_fcgi.cli.logs import configure_logging
-from vsgi_fcgi.cli.options import Options
-from vsgi_fcgi.cli.process import OwnProcess
+from vsgi_fcgi.cli.options import SERVE, Options
+from vsgi_fcgi.cli.process import OwnProcess, change_directory
 from vsgi_fcgi.cli.supervised import Supervised, supervised
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.server.cgi import Gateway, is_cgi, without_query
@@ -21,6 +22,8 @@ from vsgi_fcgi.server.listeners import Listener, default_address, open_listeners
 from vsgi_fcgi.server.patching import check_patching
 from vsgi_fcgi.server.systemd import forget_sockets
 from vsgi_fcgi.wsgi.runner import App
+
+_DEMONSTRATION = "vsgi_fcgi.demo:app"
 
 
 def serve(argv: Sequence[str] | None) -> int:
@@ -39,6 +42,10 @@ def serve(argv: Sequence[str] | None) -> int:
     if argv is None and under_cgi:
         argv = without_query(sys.argv[1:], os.environ)
     line = parse(argv)
+    if line.command is not SERVE:
+        from vsgi_fcgi.cli.forwarding import forward
+
+        return forward(line)
     # Not None in the processes that --reload starts.
     child = supervised(os.environ)
     configuration = configure(line, os.environ)
@@ -47,24 +54,29 @@ def serve(argv: Sequence[str] | None) -> int:
         return 0
     options = configuration.options
     if options.app is None:
-        raise UsageError(f"no app is named; {PROGRAM} --help says how")
-    parse_app_name(options.app)
+        if not options.http:
+            raise UsageError(f"no app is named; {PROGRAM} --help says how")
+        options = replace(options, app=_DEMONSTRATION)
+    if options.static and not options.http:
+        raise UsageError("--static is for --http; behind a web server, have that serve the files")
+    app_name = str(options.app)
+    parse_app_name(app_name)
     addresses = options.addresses()
     if not options.names_an_address:
-        addresses = [default_address(os.environ)]
+        addresses = [] if options.http else [default_address(os.environ)]
     if options.umask is not None:
         os.umask(options.umask)
     started_in = _working_folder()
     if options.chdir is not None:
-        _change_directory(options.chdir)
+        change_directory(options.chdir)
     # Where `python -m` puts it, and where a console script puts the folder of the script.
     sys.path.insert(0, os.getcwd())
     # Under --reload, the pid file and the name are the parent's.
     process = OwnProcess(options if child is None else child.own(options))
     if line.action == "check_config":
-        return _check(configuration, options.app)
-    if under_cgi and child is None and not options.names_an_address:
-        return _answer(options, options.app)
+        return _check(configuration, app_name)
+    if under_cgi and child is None and not options.names_an_address and not options.http:
+        return _answer(options, app_name)
     process.check_rights()
     # Listening comes first: a web server that connects early waits in the backlog instead of
     # being refused, and fd 0 has moved away before any code of the app can inherit it.
@@ -72,13 +84,19 @@ def serve(argv: Sequence[str] | None) -> int:
         listeners = child.listeners
     else:
         listeners = open_listeners(addresses, options.backlog, process.socket_ownership)
+        try:
+            listeners += open_http(options.http, options.backlog)
+        except UsageError:
+            for listener in listeners:
+                listener.close()
+            raise
     forget_sockets(os.environ)
     try:
         if options.debug:
             prepare(listeners, os.environ)
         if options.reload and child is None:
             return _supervise(listeners, options, started_in)
-        return _serve_on(listeners, process, options, options.app, child)
+        return _serve_on(listeners, process, options, app_name, child)
     finally:
         # The server has closed them; after an error, or a Ctrl-C while the app was loading,
         # no file of a socket may stay behind.
@@ -116,9 +134,18 @@ def _serve_on(
         child.start()
     app, options = _load(options, app_name, child)
     server = Server(app, config=options)
-    server.add_listeners(listeners)
+    http, fastcgi = part(listeners)
+    server.add_listeners(fastcgi)
     server.at_exit.append(process.leave)
-    return server.run(process_ends=True)
+    if not http:
+        return server.run(process_ends=True)
+    from vsgi_fcgi.cli.http_front import HTTPFront
+
+    front = HTTPFront(http, server, options)
+    try:
+        return server.run(process_ends=True)
+    finally:
+        front.remove()
 
 
 def _answer(options: Options, app_name: str) -> int:
@@ -173,18 +200,3 @@ def _working_folder() -> str | None:
         return os.getcwd()
     except FileNotFoundError:
         return None
-
-
-def _change_directory(folder: str) -> None:
-    """Go to the folder of ``--chdir``.
-
-    Raises:
-        UsageError: it cannot be entered.
-    """
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise UsageError(
-            f"--chdir {folder} cannot be entered: {os.strerror(error.errno or 0)};"
-            " name a folder that exists and that this user may enter"
-        ) from error

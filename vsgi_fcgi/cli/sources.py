@@ -7,8 +7,9 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from vsgi_fcgi.cli.kinds import kind_of
-from vsgi_fcgi.cli.options import OPTIONS, key_name, nearest, variable_name
+from vsgi_fcgi.cli.command import Command, key_name, nearest, variable_name
+from vsgi_fcgi.cli.commands import COMMANDS
+from vsgi_fcgi.cli.options import SERVE
 from vsgi_fcgi.exceptions import UsageError
 
 PYPROJECT = "pyproject.toml"
@@ -19,40 +20,47 @@ _PREFIX = "VSGI_FCGI_"
 _OTHER_VARIABLES = {CONFIG_VARIABLE, "VSGI_FCGI_CHECK_CONTRACT"}
 
 
-def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Read the settings in environment variables.
+def from_environment(command: Command, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Read the settings in environment variables; those of other commands are passed over.
 
     Args:
+        command: what is to be done.
         environment: the variables, as ``os.environ`` has them.
 
     Returns:
-        Values by the names of fields of `Options`. An empty variable says nothing.
+        Values by the names of the command's fields. An empty variable says nothing.
 
     Raises:
         UsageError: one cannot be read, or there is no such setting.
     """
-    names = {variable_name(name): name for name in OPTIONS}
+    names = {variable_name(name): name for name in command.fields}
+    others = {variable_name(name) for other in COMMANDS.values() for name in other.fields}
     given: dict[str, Any] = {}
     for variable, text in environment.items():
         if not variable.startswith(_PREFIX) or variable in _OTHER_VARIABLES:
             continue
         if variable not in names:
+            if variable in others:
+                continue
             advice = nearest(variable, names) or "; unset it"
             raise UsageError(f"there is no setting for the variable {variable}{advice}")
         name = names[variable]
         if text.strip():
-            given[name] = _checked(variable, kind_of(name).read_all, text)
+            given[name] = _checked(variable, command.kind(name).read_all, text)
     return given
 
 
-def from_file(path: str) -> dict[str, Any]:
+def from_file(command: Command, path: str) -> dict[str, Any]:
     """Read the settings in a configuration file.
 
+    Those of a command with a name are in a table of that name.
+
     Args:
+        command: what is to be done.
         path: a TOML file; of one that is called pyproject.toml, only ``[tool.vsgi-fcgi]``.
 
     Returns:
-        Values by the names of fields of `Options`.
+        Values by the names of the command's fields.
 
     Raises:
         UsageError: it cannot be read, or there is no such setting.
@@ -71,16 +79,22 @@ def from_file(path: str) -> dict[str, Any]:
         table = tool.get(TABLE, {}) if isinstance(tool, dict) else {}
     if not isinstance(table, dict):
         raise UsageError(f"{TABLE} in {path} is no table; write [tool.{TABLE}]")
-    keys = {key_name(name): name for name in OPTIONS}
+    tables = {name: table.pop(name) for name in COMMANDS if name and name in table}
+    where = path
+    if command is not SERVE:
+        table, where = tables.get(command.name, {}), f"the table {command.name} of {path}"
+        if not isinstance(table, dict):
+            raise UsageError(f"{command.name} in {path} is no table; write [{command.name}]")
+    keys = {key_name(name): name for name in command.fields}
     given: dict[str, Any] = {}
     for key, value in table.items():
         known = key.replace("_", "-")
         if known not in keys:
-            raise UsageError(f"there is no setting {key}, which {path} has{nearest(known, keys)}")
+            raise UsageError(f"there is no setting {key}, which {where} has{nearest(known, keys)}")
         name = keys[known]
         if name in given:
-            raise UsageError(f"{path} has {known} twice, with - and with _; leave one of them")
-        given[name] = _checked(f"{key} in {path}", kind_of(name).take_all, value)
+            raise UsageError(f"{where} has {known} twice, with - and with _; leave one of them")
+        given[name] = _checked(f"{key} in {where}", command.kind(name).take_all, value)
     return given
 
 

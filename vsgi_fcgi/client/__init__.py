@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vsgi_fcgi.client.config import ClientConfig
     from vsgi_fcgi.client.fastcgi_client import FastCGIClient
+    from vsgi_fcgi.client.gateway import Gateway
 
-__all__ = ["ClientConfig", "FastCGIClient"]
+__all__ = ["ClientConfig", "FastCGIClient", "Gateway"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from vsgi_fcgi.client.fastcgi_client import FastCGIClient
 
         return FastCGIClient
+    if name == "Gateway":
+        from vsgi_fcgi.client.gateway import Gateway
+
+        return Gateway
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

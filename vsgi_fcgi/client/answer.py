@@ -59,16 +59,22 @@ class Answer:
             for _ in self._pieces:
                 continue
             return
-        length, sent = self.head.length, 0
-        if self._first:
-            sent = len(self._first)
-            yield self._first if length is None else self._first[:length]
-        for piece in self._pieces:
-            if length is not None and sent + len(piece) > length:
-                piece = piece[: max(0, length - sent)]
-            sent += len(piece)
-            if piece:
-                yield piece
+        length, sent = self.head.length, len(self._first)
+        first = self._first if length is None else self._first[:length]
+        if first:
+            yield first
+        try:
+            for piece in self._pieces:
+                if length is not None and sent + len(piece) > length:
+                    piece = piece[: max(0, length - sent)]
+                sent += len(piece)
+                if piece:
+                    yield piece
+        except UpstreamBroken:
+            # The exit status of a program says nothing of an answer that is whole.
+            exchange = self.call.exchange
+            if length is None or sent < length or exchange.failure or exchange.protocol_status:
+                raise
         if length is not None and sent < length:
             peer = self.call.exchange.connection.peer
             raise UpstreamBroken(f"{peer} has sent {sent} bytes of a body of {length}", begun=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import gevent
 from greenlet import getcurrent
@@ -15,7 +15,9 @@ from vsgi_fcgi.exceptions import (
     UpstreamBroken,
     UpstreamError,
     UpstreamOverloaded,
+    UsageError,
 )
+from vsgi_fcgi.loop import Loop
 from vsgi_fcgi.protocol import ProtocolStatus, Role
 from vsgi_fcgi.protocol.events import Buffer
 
@@ -44,6 +46,9 @@ class Call:
         body: the pieces of STDIN.
         data: the pieces of DATA, for a filter.
         idempotent: done twice, it comes to the same as done once (RFC 9110, section 9.2.2).
+
+    Raises:
+        UsageError: this is not the thread of ``upstreams``.
     """
 
     def __init__(
@@ -63,6 +68,10 @@ class Call:
         self._data = iter(data)
         self._idempotent = idempotent
         self._hub = gevent.get_hub()
+        if cast(Loop, self._hub.loop) is not upstreams.loop:
+            raise UsageError(
+                "a client belongs to the thread that has made it; make one in each thread"
+            )
         self._greenlet: Any = None
         self._kept: list[Buffer] = []
         self._read_all = False

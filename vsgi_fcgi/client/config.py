@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vsgi_fcgi.settings import GIB, KIB, check_settings, setting
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class ClientConfig:
     """What a client is told. Sizes are in bytes and times in seconds.
 

@@ -22,6 +22,7 @@ from vsgi_fcgi.protocol import Role
 from vsgi_fcgi.protocol.client import ClientConnection
 from vsgi_fcgi.protocol.events import (
     Buffer,
+    ClientEvent,
     RequestEnded,
     StderrReceived,
     StdoutReceived,
@@ -33,6 +34,8 @@ _RECEIVE_SIZE: Final = 65536
 _BATCH_SIZE: Final = 65536
 """Bytes that are lined up at a time; what comes later waits behind no more than this."""
 _MOST_BUFFERS: Final = 64
+_TURN_SIZE: Final = 262144
+"""Bytes that are sent before the rest of the program has its turn."""
 
 _RESPONDER: Final = int(Role.RESPONDER)
 
@@ -72,6 +75,7 @@ class Connection:
 
     Attributes:
         capacity: requests that may be in flight on it at once.
+        multiplexed: it may be used for more than one request.
         retired: it takes no more requests, and is closed when the last has ended.
         closed: it is over.
         served: requests that have ended on it.
@@ -94,6 +98,7 @@ class Connection:
         self.spool = spool
         self.protocol = ClientConnection()
         self.capacity = 1
+        self.multiplexed = False
         self.retired = False
         self.closed = False
         self.served = 0
@@ -157,7 +162,11 @@ class Connection:
             on_change: see `Exchange`.
             role: what is wanted of the application.
         """
-        request = self.protocol.begin_request(block, role)
+        # An application that serves one request at a time accepts no other connection while it
+        # waits for more on this one: it would be lost to all others for as long as this is kept.
+        request = self.protocol.begin_request(block, role, keep_conn=self.multiplexed)
+        if not self.multiplexed:
+            self.retired = True
         exchange = request.context = Exchange(self, request, on_change)
         if self.paused:
             self._resume()
@@ -181,7 +190,7 @@ class Connection:
         """Give a request up; from `Exchange.abort`."""
         if self.closed:
             return
-        if self.capacity == 1:
+        if not self.multiplexed and len(self.protocol.requests) == 1:
             # Whoever serves one request at a time reads nothing meanwhile: to go away is the one
             # sign that is seen.
             self.close()
@@ -229,15 +238,25 @@ class Connection:
 
     def _flush(self) -> None:
         self._flushing = False
+        left = _TURN_SIZE
         try:
             while not self.closed:
                 if not self._unsent and not self._line_up():
                     return
-                self._send_once()
+                left -= self._send_once()
                 if self._blocked:
                     return
-        except OSError as error:
-            self.lose(f"cannot be written to: {error.strerror or error}")
+                if left <= 0:
+                    self._block()
+        except OSError:
+            # Answers may have come before the other side has closed it: they are read yet, and
+            # then its end is. Should that not come, it is `look` that ends it.
+            self.retired = self._blocked = True
+            self._blocked_since = self.loop.now()
+            self._unsent.clear()
+        except Exception as error:
+            self.owner.log.warning("%s: %r in the client; it is closed", self.peer, error)
+            self.lose(f"{error!r} in the client")
 
     def _line_up(self) -> bool:
         """Take what is to be sent next: whole small records first, then bodies in turns."""
@@ -253,20 +272,22 @@ class Connection:
             if exchange.send_some():
                 turns.append(exchange)
 
-    def _send_once(self) -> None:
+    def _send_once(self) -> int:
         unsent = self._unsent
         buffers = [unsent[n] for n in range(min(len(unsent), _MOST_BUFFERS))]
         try:
             sent = self._sock.sendmsg(buffers) if len(buffers) > 1 else self._sock.send(buffers[0])
         except BlockingIOError:
             self._block()
-            return
+            return 0
+        total = int(sent)
         while unsent and sent >= len(unsent[0]):
             sent -= len(unsent.popleft())
         if sent:
             unsent[0] = memoryview(unsent[0])[sent:]
-        if unsent and len(unsent) <= len(buffers):
+        if sent:
             self._block()
+        return total
 
     def _block(self) -> None:
         self._blocked = True
@@ -288,17 +309,23 @@ class Connection:
             if not data:
                 self.lose("the connection was closed")
                 return
-            self._receive(data)
-        except RemoteProtocolError as error:
-            self.owner.log.warning("%s: %s; the connection is closed", self.peer, error)
-            self.lose(str(error))
+            events: list[ClientEvent] = []
+            try:
+                self.protocol.receive_data(data, events)
+            except RemoteProtocolError as error:
+                # What came before it is right.
+                self._receive(events)
+                self.owner.log.warning("%s: %s; the connection is closed", self.peer, error)
+                self.lose(str(error))
+            else:
+                self._receive(events)
         except Exception as error:
             self.owner.log.warning("%s: %r in the client; it is closed", self.peer, error)
             self.lose(f"{error!r} in the client")
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, events: list[ClientEvent]) -> None:
         ended = 0
-        for event in self.protocol.receive_data(data):
+        for event in events:
             kind = type(event)
             if kind is ValuesReceived:
                 self._take_values(event.values)  # type: ignore[union-attr]
@@ -309,10 +336,6 @@ class Connection:
                     continue
             elif kind is RequestEnded:
                 exchange = event.request.context  # type: ignore[union-attr]
-                if not exchange.is_sent and not exchange.ended:
-                    # What is left of its body may be on its way, and an application that knows
-                    # no multiplexing may take it for a part of the next request.
-                    self.retired = True
                 exchange.finish(event.app_status, event.protocol_status)  # type: ignore[union-attr]
                 ended += 1
             elif kind is StderrReceived:
@@ -362,13 +385,13 @@ class Connection:
     def _pause_for_slow_reader(self) -> None:
         (request,) = self.protocol.requests.values()
         exchange: Exchange = request.context
-        if not exchange.ended and exchange.held >= self.config.response_memory_bytes:
+        if not exchange.ended and exchange.waiting >= self.config.response_memory_bytes:
             self.paused = True
             self._reader.stop()
 
     def may_resume(self, exchange: Exchange) -> None:
         """Read again, if the slow reader has made room."""
-        if exchange.held < self.config.response_memory_bytes // 2:
+        if exchange.waiting < self.config.response_memory_bytes // 2:
             self._resume()
 
     def _resume(self) -> None:
@@ -393,11 +416,13 @@ class Connection:
             if exchange.ended:
                 # Given up; the application has not ended it yet.
                 if now - exchange.active_at > config.response_timeout:
-                    self.retired = True
+                    if not self.retired:
+                        self.retired = True
+                        self.owner.has_room(self)
                     if all(other.context.ended for other in self.protocol.requests.values()):
                         self.close()
                         return
-            elif exchange.is_over_memory:
+            elif exchange.is_over_memory or self.paused:
                 if now - exchange.taken_at > config.stall_timeout:
                     limit = f"{config.stall_timeout:g} s"
                     self._give_up(
@@ -406,7 +431,6 @@ class Connection:
                     )
             elif (
                 exchange.is_sent
-                and not self.paused
                 and now - max(exchange.active_at, exchange.taken_at) > config.response_timeout
             ):
                 limit = f"{config.response_timeout:g} s"

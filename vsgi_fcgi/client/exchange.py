@@ -23,6 +23,13 @@ _READ = 65536
 """Bytes that are read from a temporary file at a time."""
 
 
+class _AnswerFile(RingFile):
+    """Gives its bytes back even if whoever asked has forgotten the answer."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Exchange:
     """A request and its answer, for the thread whose loop drives the connection.
 
@@ -30,7 +37,7 @@ class Exchange:
         connection: what it is on.
         request: its handle there.
         on_change: called when an answer that was empty has more, when there is room in a body
-            that was full, and when the answer has ended.
+            that was full, and when the answer has ended; never again once it was given up.
 
     Attributes:
         ended: nothing more comes; what has come may still be taken.
@@ -152,6 +159,8 @@ class Exchange:
             OSError: the temporary file cannot be read.
         """
         if not self._pieces:
+            if self.ended:
+                self._drop()
             return None
         self.taken_at = self.connection.loop.now()
         piece = self._pieces[0]
@@ -172,6 +181,8 @@ class Exchange:
         if not extent.size:
             self._pieces.popleft()
         self.filed -= size
+        if self.connection.paused:
+            self.connection.may_resume(self)
         return data
 
     @property
@@ -187,6 +198,7 @@ class Exchange:
 
     def abort(self) -> None:
         """Give the request up: the application is told, and what still comes is dropped."""
+        self.on_change = _nothing
         if not self.ended:
             self._drop()
             self.ended = True
@@ -219,7 +231,7 @@ class Exchange:
         if self.filed + len(data) > config.response_spool_bytes:
             return False
         if self._file is None:
-            self._file = RingFile(config.response_spool_bytes, self.connection.spool, None)
+            self._file = _AnswerFile(config.response_spool_bytes, self.connection.spool, None)
         extent = self._file.write(data)
         if extent is None:
             return False
@@ -256,6 +268,11 @@ class Exchange:
             self._drop_input()
 
     @property
+    def waiting(self) -> int:
+        """Bytes of the answer that nobody has read yet."""
+        return self.held + self.filed
+
+    @property
     def is_over_memory(self) -> bool:
         """Whether more of the answer waits to be read than memory may hold."""
         return bool(self.filed) or self.held >= self.connection.config.response_memory_bytes
@@ -281,6 +298,10 @@ class Exchange:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _nothing() -> None:
+    """Whoever has given a request up wants to know nothing more of it."""
 
 
 def failure_of(exchange: Exchange) -> UpstreamError | None:

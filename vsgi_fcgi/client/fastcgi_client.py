@@ -191,17 +191,17 @@ class FastCGIClient:
         if isinstance(body, bytes | bytearray | memoryview) and (body or method != "GET"):
             made["CONTENT_LENGTH"] = str(len(body))
         pairs = headers.items() if isinstance(headers, Mapping) else headers
-        repeated = []
         for name, value in pairs:
             key = name.upper().replace("-", "_")
-            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-                key = f"HTTP_{key}"
-            if key in made:
-                repeated.append((key, value))
-            else:
+            if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
                 made[key] = value
+                continue
+            # Of a header that comes twice CGI makes one (RFC 3875, section 4.1.18).
+            key = f"HTTP_{key}"
+            joint = "; " if key == "HTTP_COOKIE" else ", "
+            made[key] = f"{made[key]}{joint}{value}" if key in made else value
         made.update(params or {})
-        return self.send([*made.items(), *repeated], body=body, data=data, role=role)
+        return self.send(made.items(), body=body, data=data, role=role)
 
     def send(
         self,
@@ -238,8 +238,11 @@ class FastCGIClient:
             idempotent=method in IDEMPOTENT or role == Role.AUTHORIZER,
         )
         call.start()
-        limit = self.config.max_response_head_bytes
-        return Response(Answer(call, limit, head_only=method == "HEAD"))
+        limit, head_only = self.config.max_response_head_bytes, method == "HEAD"
+        answer = Answer(call, limit, head_only=head_only)
+        if answer.head.status == 503 and call.repeat_elsewhere():
+            answer = Answer(call, limit, head_only=head_only)
+        return Response(answer)
 
     def close(self) -> None:
         """Close all connections; what is in flight fails."""
@@ -258,7 +261,11 @@ class FastCGIClient:
 
 
 def _pieces(body: Body) -> Iterator[Buffer]:
-    """A body as pieces, none of which is empty."""
+    """A body as pieces, none of which is empty.
+
+    Raises:
+        TypeError: it is of something other than bytes.
+    """
     if isinstance(body, bytes | bytearray | memoryview):
         if body:
             yield body
@@ -266,5 +273,7 @@ def _pieces(body: Body) -> Iterator[Buffer]:
     read = getattr(body, "read", None)
     pieces = iter(lambda: read(_CHUNK), b"") if read is not None else iter(body)
     for piece in pieces:
+        if not isinstance(piece, bytes | bytearray | memoryview):
+            raise TypeError(f"a body is made of bytes, not of {type(piece).__name__}")
         if piece:
             yield piece

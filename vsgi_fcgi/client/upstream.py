@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import count, takewhile
 from typing import Any, Final
 
 import gevent
@@ -22,15 +23,25 @@ from vsgi_fcgi.exceptions import (
 from vsgi_fcgi.loop import Loop
 from vsgi_fcgi.native import Socket
 
+_REMEMBERED: Final = 60.0
+"""Seconds for which it is known that a server does not multiplex, without a connection to it."""
+
+_REMEMBERED_SILENT: Final = 600.0
+"""The same if it did not answer, and the question costs `values_timeout`: libfcgi is such a one."""
+
+_BACKLOG_PAUSE: Final = 0.005
+"""Seconds between two attempts to connect to a UNIX socket whose backlog is full."""
+
 VALUES: Final = ("FCGI_MAX_CONNS", "FCGI_MAX_REQS", "FCGI_MPXS_CONNS")
 
 
 class _Waiter:
     """Who waits until there is room."""
 
-    __slots__ = ("event", "failure")
+    __slots__ = ("event", "failure", "ticket")
 
-    def __init__(self) -> None:
+    def __init__(self, ticket: int) -> None:
+        self.ticket = ticket
         self.event = Event()
         self.failure: UpstreamError | None = None
 
@@ -39,8 +50,7 @@ class Upstream:
     """The connections to one application server, and who waits for them.
 
     What it can do is asked on the first connection (GET_VALUES, section 4.1). Whoever does not
-    answer in time, or says that it does not multiplex, gets one request at a time on each of
-    many connections.
+    answer in time, or says that it does not multiplex, gets a connection for each request.
 
     Args:
         address: where it listens.
@@ -76,10 +86,12 @@ class Upstream:
         self._spool = spool
         self._loop = loop
         self._pause = 0.0
+        self._remembered_until = 0.0
         self._most_requests = config.requests_per_connection
         self._most_connections = config.max_connections
         self._opening = 0
         self._waiting: deque[_Waiter] = deque()
+        self._tickets = count()
         self._closed = False
 
     def __str__(self) -> str:
@@ -94,6 +106,15 @@ class Upstream:
     def load(self) -> int:
         """How much it has to do, for a comparison with others."""
         return self.in_flight + len(self._waiting) + self._opening
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a request may begin before another one ends."""
+        if self.multiplexes and self.in_flight >= self._most_requests:
+            return False
+        if self._opening or self._may_open():
+            return True
+        return any(connection.has_room for connection in self.connections)
 
     # Getting a connection.
 
@@ -121,14 +142,17 @@ class Upstream:
             return None
         return best
 
-    def acquire(self) -> Connection:
+    def acquire(self, deadline: float = 0.0) -> Connection:
         """Get a connection on which a request may begin; the calling greenlet may wait.
+
+        Args:
+            deadline: the loop's time until which it waits for room; wait_timeout from now if 0.
 
         Raises:
             UpstreamUnreachable: there is none, and none can be made.
             UpstreamOverloaded: too many wait already, or this one has waited too long.
         """
-        deadline = 0.0
+        ticket: int | None = None
         while True:
             if self._closed:
                 raise UpstreamUnreachable(f"{self}: the client was closed")
@@ -136,40 +160,56 @@ class Upstream:
             if connection is not None:
                 return connection
             if self._may_open():
-                self._open()
+                try:
+                    self._open()
+                except UpstreamError:
+                    if not self.connections:
+                        raise
                 continue
             if not deadline:
                 deadline = self._loop.now() + self._config.wait_timeout
-            self._wait(deadline)
+            ticket = self._wait(deadline, ticket)
 
     def _may_open(self) -> bool:
         if self.multiplexes is None:
             # One goes first and asks.
             return not self._opening
-        if self.multiplexes:
-            if self.in_flight >= self._most_requests:
-                return False
-            limit = min(self._config.connections, self._most_connections)
-        else:
-            limit = self._most_connections
+        if self.connections and self.resting_until > self._loop.now():
+            # It takes no more connections now; those that are open go on.
+            return False
+        if not self.multiplexes:
+            return len(self.connections) + self._opening < self._most_connections
+        if self.in_flight >= self._most_requests:
+            return False
         fresh = sum(not connection.retired for connection in self.connections)
-        return fresh + self._opening < limit
+        return fresh + self._opening < min(self._config.connections, self._most_connections)
 
-    def _wait(self, deadline: float) -> None:
-        if len(self._waiting) >= self._config.max_waiting:
-            raise UpstreamOverloaded(f"{self}: {len(self._waiting)} requests wait already")
-        waiter = _Waiter()
-        self._waiting.append(waiter)
+    def _wait(self, deadline: float, ticket: int | None) -> int:
+        if ticket is None:
+            if len(self._waiting) >= self._config.max_waiting:
+                raise UpstreamOverloaded(f"{self}: {len(self._waiting)} requests wait already")
+            waiter = _Waiter(next(self._tickets))
+            self._waiting.append(waiter)
+        else:
+            # Whoever was woken and came too late keeps the place in the queue.
+            waiter = _Waiter(ticket)
+            before = sum(1 for _ in takewhile(lambda other: other.ticket < ticket, self._waiting))
+            self._waiting.insert(before, waiter)
+        came = False
         try:
             came = waiter.event.wait(max(0.0, deadline - self._loop.now()))
         finally:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
+            elif not came:
+                # It was woken and ends all the same: the room is for the next one.
+                self._wake(1)
         if waiter.failure is not None:
             raise type(waiter.failure)(str(waiter.failure))
         if not came:
             limit = f"{self._config.wait_timeout:g} s"
             raise UpstreamOverloaded(f"{self}: no room for one more request within {limit}")
+        return waiter.ticket
 
     def _wake(self, most: int) -> None:
         while self._waiting and most > 0:
@@ -181,28 +221,43 @@ class Upstream:
     def _open(self) -> None:
         """Make one more connection, and ask on the first what can be done with it."""
         self._opening += 1
+        if self._pause:
+            # Nobody else is to try it meanwhile, where there are others.
+            self.resting_until = self._loop.now() + self._config.connect_timeout
+        connection: Connection | None = None
         try:
             connection = self._connect()
             if self.multiplexes is None and not self._ask(connection):
                 # Nobody knows what state it is in; one that was not asked anything is clean.
                 connection.close()
                 connection = self._connect()
-            if self.multiplexes:
-                connection.capacity = self._most_requests
+            connection.multiplexed = bool(self.multiplexes)
+            connection.capacity = self._most_requests if self.multiplexes else 1
         except UpstreamError as error:
             self._rest(error)
+            raise
+        except BaseException:
+            # Whoever opened it was ended meanwhile: the next one tries.
+            if connection is not None:
+                connection.close()
+            self._wake(1)
             raise
         finally:
             self._opening -= 1
         self._pause = self.resting_until = 0.0
         # Those who waited for it, and those who may now make one of their own.
-        self._wake(len(self._waiting))
+        most = self._most_requests if self.multiplexes else self._most_connections
+        self._wake(most - self.in_flight)
 
     def _connect(self) -> Connection:
         timeout = self._config.connect_timeout
         try:
-            with gevent.Timeout(timeout, TimeoutError(f"no connection within {timeout:g} s")):
+            with gevent.Timeout(timeout) as limit:
                 sock = self._connected_socket()
+        except gevent.Timeout as error:
+            if error is not limit:
+                raise
+            raise UpstreamUnreachable(f"{self}: no connection within {timeout:g} s") from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise UpstreamUnreachable(f"{self} cannot be connected to: {reason}") from None
@@ -219,19 +274,24 @@ class Upstream:
         if isinstance(address, InetAddress):
             made = gevent.socket.create_connection((address.host, address.port))
             made.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
-        else:
-            made = gevent.socket.socket(gevent.socket.AF_UNIX)
-            try:
-                made.connect(
-                    address.path if isinstance(address, UnixAddress) else f"\0{address.name}"
-                )
-            except BaseException:
-                made.close()
-                raise
-        # The C class, without a layer that waits: the connection has watchers of its own.
-        sock = Socket(made.family, made.type, made.proto, made.detach())
-        sock.setblocking(False)
-        return sock
+            # The C class, without a layer that waits: the connection has watchers of its own.
+            sock = Socket(made.family, made.type, made.proto, made.detach())
+            sock.setblocking(False)
+            return sock
+        sock = Socket(gevent.socket.AF_UNIX, gevent.socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            target = address.path if isinstance(address, UnixAddress) else f"\0{address.name}"
+            while True:
+                try:
+                    sock.connect(target)
+                except BlockingIOError:
+                    gevent.sleep(_BACKLOG_PAUSE)
+                else:
+                    return sock
+        except BaseException:
+            sock.close()
+            raise
 
     def _ask(self, connection: Connection) -> bool:
         """Ask what it can do; returns whether the connection can be used afterwards."""
@@ -242,14 +302,15 @@ class Upstream:
             answers.append(values)
             came.set()
 
+        # Nobody else is to begin a request on it.
+        connection.capacity = 0
         connection.ask_values(VALUES, on_values)
         came.wait(self._config.values_timeout)
         values = answers[0] if answers else None
         if values is None:
-            self.multiplexes = False
+            self._does_not_multiplex(_REMEMBERED if answers else _REMEMBERED_SILENT)
             self.log.info(
-                "%s does not say what it can do: it gets one request at a time on each connection",
-                self,
+                "%s does not say what it can do: it gets a connection for each request", self
             )
             return False
         self._learn(values)
@@ -257,25 +318,40 @@ class Upstream:
 
     def _learn(self, values: dict[str, str]) -> None:
         config = self._config
-        self.multiplexes = values.get("FCGI_MPXS_CONNS") == "1"
+        if values.get("FCGI_MPXS_CONNS") == "1":
+            self.multiplexes = True
+        else:
+            self._does_not_multiplex()
         self._most_requests = config.requests_per_connection
         most = _number(values.get("FCGI_MAX_REQS"))
         if most:
             self._most_requests = min(most, config.requests_per_connection)
         most = _number(values.get("FCGI_MAX_CONNS"))
+        if most == 1 and not self.multiplexes:
+            # One process of several that share a socket knows only itself. What is too much waits
+            # in the backlog.
+            most = 0
         self._most_connections = min(most or config.max_connections, config.max_connections)
 
     def does_not_multiplex(self) -> None:
         """Take note of CANT_MPX_CONN, whatever it has said before."""
-        self.multiplexes = False
+        self._does_not_multiplex()
         for connection in self.connections:
             connection.capacity = 1
+            connection.multiplexed = False
+
+    def _does_not_multiplex(self, seconds: float = _REMEMBERED) -> None:
+        self.multiplexes = False
+        self._remembered_until = self._loop.now() + seconds
 
     def _rest(self, failure: UpstreamError) -> None:
         """Leave it alone for a while, twice as long each time, and tell those who wait."""
         config = self._config
         self._pause = min(self._pause * 2 or config.first_pause, config.last_pause)
         self.resting_until = self._loop.now() + self._pause
+        if self.connections:
+            return
+        self._forget()
         waiting, self._waiting = self._waiting, deque()
         for waiter in waiting:
             waiter.failure = failure
@@ -292,12 +368,17 @@ class Upstream:
         """A connection is closed."""
         if connection in self.connections:
             self.connections.remove(connection)
-        if not self.connections and not self._opening:
-            # What listens there next may be another one.
-            self.multiplexes = None
-            self._most_requests = self._config.requests_per_connection
-            self._most_connections = self._config.max_connections
+        # What listens there next may be another one, and that must not be taken for one that
+        # multiplexes; the other mistake does no harm for a while.
+        known = self.multiplexes is False and self._loop.now() < self._remembered_until
+        if not self.connections and not self._opening and not known:
+            self._forget()
         self._wake(1)
+
+    def _forget(self) -> None:
+        self.multiplexes = None
+        self._most_requests = self._config.requests_per_connection
+        self._most_connections = self._config.max_connections
 
     def look(self, now: float) -> None:
         """End what takes too long."""

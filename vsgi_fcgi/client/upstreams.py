@@ -55,7 +55,7 @@ class Upstreams:
         spool = Budget(config.total_response_spool_bytes)
         self.all = [
             Upstream(
-                parse_bind(address) if isinstance(address, str) else address,
+                _parse(address) if isinstance(address, str) else address,
                 config,
                 spool,
                 self.loop,
@@ -91,15 +91,26 @@ class Upstreams:
             UpstreamUnreachable: no application server can be reached.
             UpstreamOverloaded: none of them has room.
         """
+        return self.acquire(avoid).begin(block, on_change, role)
+
+    def acquire(self, avoid: Upstream | None = None) -> Connection:
+        """Get a connection on which a request may begin at once; the calling greenlet may wait.
+
+        Args:
+            avoid: the one to take only if there is no other.
+
+        Raises:
+            UpstreamUnreachable: no application server can be reached.
+            UpstreamOverloaded: none of them has room.
+        """
         failure: UpstreamError | None = None
+        deadline = self.loop.now() + self.config.wait_timeout
         for upstream in self._by_preference(avoid):
             try:
-                connection = upstream.acquire()
+                return upstream.acquire(deadline)
             except (UpstreamUnreachable, UpstreamOverloaded) as error:
                 if failure is None or isinstance(error, UpstreamOverloaded):
                     failure = error
-                continue
-            return connection.begin(block, on_change, role)
         assert failure is not None
         raise failure
 
@@ -116,9 +127,9 @@ class Upstreams:
             return iter(self.all)
         now = self.loop.now()
 
-        def rank(upstream: Upstream) -> tuple[bool, float, int]:
+        def rank(upstream: Upstream) -> tuple[bool, float, bool, int]:
             rest = max(0.0, upstream.resting_until - now)
-            return upstream is avoid, rest, upstream.load
+            return upstream is avoid, rest, not upstream.is_free, upstream.load
 
         return iter(sorted(self.all, key=rank))
 
@@ -137,3 +148,15 @@ class Upstreams:
         self._timer.close()
         for upstream in self.all:
             upstream.close()
+
+
+def _parse(text: str) -> Address:
+    """Read an address to connect to.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return parse_bind(text)
+    except UsageError as error:
+        raise UsageError(str(error).replace("cannot listen on", "cannot connect to", 1)) from None

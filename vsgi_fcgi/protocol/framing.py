@@ -53,11 +53,12 @@ class RecordReader(Generic[E]):
         self._left = 0
         self._skip = 0
 
-    def receive_data(self, data: bytes) -> list[E]:
+    def receive_data(self, data: bytes, events: list[E] | None = None) -> list[E]:
         """Take bytes from the peer.
 
         Args:
             data: what was read, cut anywhere.
+            events: a list to which events are added, so that those before an error are there too.
 
         Returns:
             What happened, in order.
@@ -66,7 +67,8 @@ class RecordReader(Generic[E]):
             RemoteProtocolError: the connection cannot go on and must be closed; no other error
                 is ever raised.
         """
-        events: list[E] = []
+        if events is None:
+            events = []
         if self._pending:
             data = self._pending + data
             self._pending = b""

@@ -15,6 +15,7 @@ import gevent
 from vsgi_fcgi.exceptions import MainContextClosed
 from vsgi_fcgi.loop import Loop
 from vsgi_fcgi.native import get_ident
+from vsgi_fcgi.server.figures import Figures
 from vsgi_fcgi.server.gates import Gate, GreenletGate, ThreadGate
 from vsgi_fcgi.server.mailbox import Item, Mailbox
 
@@ -55,9 +56,14 @@ class MainContextCalls:
     Args:
         mailbox: the way into the main context.
         loop: its loop.
+        figures: what the server counts.
+
+    Attributes:
+        figures: connections and requests of this server in numbers, for any thread to read.
     """
 
-    def __init__(self, mailbox: Mailbox, loop: Loop) -> None:
+    def __init__(self, mailbox: Mailbox, loop: Loop, figures: Figures) -> None:
+        self.figures = figures
         self._mailbox = mailbox
         self._loop = loop
         self._ident = get_ident()

@@ -23,13 +23,9 @@ def default_threads() -> int:
     return min(32, 4 * (os.cpu_count() or 1))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """What the server is told. Sizes are in bytes and times in seconds.
-
-    Raises:
-        UsageError: a value is out of its bounds; the message names it.
-    """
+@dataclass(frozen=True, kw_only=True)
+class SocketConfig:
+    """What is told about the sockets that are made to listen."""
 
     backlog: int = setting(
         1024,
@@ -37,26 +33,6 @@ class Config:
         group="listening",
         least=1,
     )
-    worker: str = setting(
-        "thread",
-        "what runs the app: a pool of native threads, or the main context, one request at a time",
-        choices=WORKERS,
-    )
-    threads: int = setting(
-        default_threads(),
-        "native threads that run the app",
-        least=1,
-        default_text="4 a core, at most 32",
-    )
-    switch_interval: float = setting(
-        0.005,
-        "seconds for which a computing thread keeps the others waiting; less is fairer, and dearer",
-        least=0.00001,
-    )
-    spool_dir: str | None = setting(
-        None, "folder for temporary files", metavar="DIR", default_text="TMPDIR, else /tmp"
-    )
-
     socket_mode: Octal = setting(
         0o660,
         "permissions of the UNIX sockets that it makes, in octal",
@@ -78,6 +54,35 @@ class Config:
         group="listening",
         metavar="GROUP",
         default_text="that of whoever the server runs as",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SocketConfig):
+    """What the server is told. Sizes are in bytes and times in seconds.
+
+    Raises:
+        UsageError: a value is out of its bounds; the message names it.
+    """
+
+    worker: str = setting(
+        "thread",
+        "what runs the app: a pool of native threads, or the main context, one request at a time",
+        choices=WORKERS,
+    )
+    threads: int = setting(
+        default_threads(),
+        "native threads that run the app",
+        least=1,
+        default_text="4 a core, at most 32",
+    )
+    switch_interval: float = setting(
+        0.005,
+        "seconds for which a computing thread keeps the others waiting; less is fairer, and dearer",
+        least=0.00001,
+    )
+    spool_dir: str | None = setting(
+        None, "folder for temporary files", metavar="DIR", default_text="TMPDIR, else /tmp"
     )
 
     access_log: str | None = setting(

@@ -21,6 +21,7 @@ from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.disk import Disk
 from vsgi_fcgi.server.dispatcher import Dispatcher, Pool
 from vsgi_fcgi.server.endings import Ending
+from vsgi_fcgi.server.figures import Figures
 from vsgi_fcgi.server.gates import Gate, GreenletGate, ThreadGate
 from vsgi_fcgi.server.line_writer import LineWriter
 from vsgi_fcgi.server.log import Log
@@ -79,12 +80,12 @@ class MainContext:
         self._async = self.loop.async_()
         self._async.start(self._drain)
         self.mailbox = Mailbox(self._wake, self._failed)
-        self.calls = MainContextCalls(self.mailbox, self.loop)
+        self.channels: set[Channel] = set()
+        self.calls = MainContextCalls(self.mailbox, self.loop, Figures(self.channels))
         self.disk = Disk(self.mailbox)
         self.memory = Budget(config.total_memory_bytes)
         self.params = Budget(config.total_params_bytes)
         self.spool = Budget(config.total_spool_bytes)
-        self.channels: set[Channel] = set()
         self.dirty: list[Writer] = []
         self.stopping = False
         self.wants_idle = False
@@ -187,6 +188,7 @@ class MainContext:
     def adopt(self, channel: Channel) -> None:
         """Begin with an accepted connection."""
         self.channels.add(channel)
+        self.calls.figures.connections_accepted += 1
         channel.start()
 
     def forget(self, channel: Channel) -> None:

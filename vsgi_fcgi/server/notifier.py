@@ -92,9 +92,10 @@ class Notifier:
     def _news(self) -> bytes:
         """The status line, if it is another one than last time."""
         context = self._context
-        requests = sum(len(channel.connection.requests) for channel in context.channels)
+        figures = context.calls.figures
         status = (
-            f"{self._state}; connections: {len(context.channels)}, requests: {requests},"
+            f"{self._state}; connections: {figures.connections_open},"
+            f" requests: {figures.requests_in_flight},"
             f" waiting for a worker: {context.dispatcher.waiting}"
         )
         if status == self._status:

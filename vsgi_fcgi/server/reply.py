@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from vsgi_fcgi.exceptions import ClientDisconnected
@@ -13,6 +14,12 @@ from vsgi_fcgi.wsgi.errors import ErrorStream
 
 _WHOLE: Final = 65528
 """Up to this many bytes, which fit one record, an answer leaves in one piece."""
+
+_DIES_OF_STDERR: Final = re.compile(r"HAProxy (1|2\.[0-5]|2\.6\.([0-9]|1[0-3])|2\.7)\b")
+"""SERVER_SOFTWARE that a STDERR record may kill as a process (HAProxy's issue 2150).
+
+It depends on where one of its reads ends, which no order of the records and no size decides.
+"""
 
 if TYPE_CHECKING:
     from vsgi_fcgi.server.channel import Channel
@@ -31,6 +38,7 @@ class Reply:
     Attributes:
         cancelled: the web server gave the request up. The main context sets it, workers read it.
         output: what waits to be sent; None as long as nothing had to wait.
+        software: the param SERVER_SOFTWARE; the worker's.
         queued: it has a place in its channel's round; the main context's.
         begun: some of its STDOUT has been sent; the main context's.
         finished: the worker has done with it; the main context's.
@@ -57,9 +65,11 @@ class Reply:
         "output",
         "queued",
         "request",
+        "software",
     )
 
     _stderr: list[str]
+    software: str | None
 
     def __init__(self, channel: Channel, request: Request, body: Body | None) -> None:
         self.channel = channel
@@ -145,6 +155,9 @@ class Reply:
         context.log.app_error(text)
         room = context.config.max_stderr_bytes - self._stderr_size
         if room > 0:
+            software = self.software
+            if software is not None and _DIES_OF_STDERR.match(software):
+                return
             if not self.has_stderr:
                 self.has_stderr = True
                 self._stderr = []

@@ -31,6 +31,7 @@ def run_request(app: App, base: Environ, reply: Reply) -> None:
             return
         request, body = reply.request, reply.body
         params, request.params = request.params, _TAKEN
+        reply.software = params.get("SERVER_SOFTWARE")
         errors = reply.errors = ErrorStream(reply)
         if body is None:
             environ = make_environ(params, request.repeated, base, None, 0, errors)

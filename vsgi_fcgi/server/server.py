@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -13,12 +12,14 @@ import gevent
 from gevent.event import Event
 
 from vsgi_fcgi.addresses import Address, parse_bind
+from vsgi_fcgi.descriptors import raise_limit
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.native import start_thread
 from vsgi_fcgi.server.acceptor import Acceptor
 from vsgi_fcgi.server.cgi import is_cgi, serve_cgi
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.context import MainContext
+from vsgi_fcgi.server.figures import Figures
 from vsgi_fcgi.server.gates import ThreadGate
 from vsgi_fcgi.server.line_file import open_sink
 from vsgi_fcgi.server.line_writer import LineWriter
@@ -38,9 +39,6 @@ _LOG_FLUSH = 2.0
 _LAST_SWITCH_INTERVAL = 0.0001
 """Seconds that a computing thread keeps the others waiting once the process is to end at once."""
 
-_SPARE_DESCRIPTORS = 512
-"""Descriptors for everything but connections and temporary files."""
-
 
 class Server:
     """Serves a WSGI app over FastCGI.
@@ -59,6 +57,9 @@ class Server:
     Attributes:
         at_exit: functions to call when a second signal comes, or the grace is over, and the
             process ends at once: by ``os._exit``, without any ``finally`` and without `atexit`.
+        at_start: functions to call in the main context once it accepts connections.
+        before_stop: functions to call in a greenlet of the main context, with the seconds that
+            running requests get, before a graceful stop goes on; they may wait.
 
     Raises:
         UsageError: a setting that does not exist, or is out of its bounds.
@@ -72,10 +73,13 @@ class Server:
         except TypeError as error:
             raise UsageError(str(error).replace("Config.__init__()", "Server")) from None
         self.at_exit: list[Callable[[], object]] = []
+        self.at_start: list[Callable[[], object]] = []
+        self.before_stop: list[Callable[[float], object]] = []
+        self._begun_to_stop = False
         self._app = app
         self._listeners: list[Listener] = []
         self._acceptors: list[Acceptor] = []
-        self._log = Log(self.config.max_log_records, self.config.max_log_bytes)
+        self._log = self.log = Log(self.config.max_log_records, self.config.max_log_bytes)
         self._context: MainContext | None = None
         self._done: Event | None = None
         self._ended: ThreadGate | None = None
@@ -111,6 +115,11 @@ class Server:
     def uris(self) -> list[str]:
         """What it listens on, in VSGI's form, such as ``fcgi://127.0.0.1:9000/``."""
         return [listener.uri for listener in self._listeners]
+
+    @property
+    def figures(self) -> Figures:
+        """Its connections and requests in numbers, from its last start on; all 0 before it."""
+        return Figures() if self._context is None else self._context.calls.figures
 
     def close(self) -> None:
         """Close the listeners of a server that does not run."""
@@ -206,10 +215,11 @@ class Server:
         config, log = self.config, self._log
         check_patching(config.worker)
         allowed = allowed_peers(os.environ)
-        _raise_descriptor_limit(config)
+        raise_limit(config.max_connections + 2 * config.max_queued)
         access_lines = _open_access_log(config, log)
         log.start()
         self._lost = 0
+        self._begun_to_stop = False
         self._done = Event()
         context = self._context = MainContext(self._app, config, log, access_lines)
         signals = None
@@ -228,6 +238,8 @@ class Server:
                 self._notifier = Notifier.wanted(context, self.uris)
                 if self._notifier is not None:
                     self._notifier.ready()
+            for begin in self.at_start:
+                begin()
             if on_ready is not None:
                 on_ready()
             self._done.wait()
@@ -270,14 +282,27 @@ class Server:
         self._begin_stop(None)
 
     def _begin_stop(self, grace: float | None) -> None:
+        """Stop, but first let those do so that stand before us. In the main context."""
+        if self._begun_to_stop:
+            return
+        self._begun_to_stop = True
+        if self._notifier is not None:
+            self._notifier.stopping()
+        if self.before_stop:
+            gevent.spawn(self._stop_in_turn, grace)
+        else:
+            self._stop_accepting(grace)
+
+    def _stop_in_turn(self, grace: float | None) -> None:
+        for end in self.before_stop:
+            end(self.config.graceful_timeout if grace is None else grace)
+        self._stop_accepting(grace)
+
+    def _stop_accepting(self, grace: float | None) -> None:
         """Accept what is queued, close the listeners, let requests end. In the main context."""
         context, done = self._context, self._done
         assert context is not None
         assert done is not None
-        if context.stopping:
-            return
-        if self._notifier is not None:
-            self._notifier.stopping()
         acceptors, self._acceptors = self._acceptors, []
         for acceptor in acceptors:
             listener = acceptor.listener
@@ -332,13 +357,3 @@ def _open_access_log(config: Config, log: Log) -> LineWriter | None:
     if config.access_log is None:
         return None
     return LineWriter(open_sink(config.access_log), config.max_log_records, log)
-
-
-def _raise_descriptor_limit(config: Config) -> None:
-    """Raise the soft limit of open files towards what the connections may need."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = config.max_connections + 2 * config.max_queued + _SPARE_DESCRIPTORS
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vsgi_fcgi.exceptions import ListenError
 from vsgi_fcgi.server.accounts import find_group, find_user, group_name, user_of
-from vsgi_fcgi.server.config import Config
+from vsgi_fcgi.server.config import SocketConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class SocketOwnership:
 
     @classmethod
     def of(
-        cls, config: Config, *, uid: int | None = None, gid: int | None = None
+        cls, config: SocketConfig, *, uid: int | None = None, gid: int | None = None
     ) -> SocketOwnership:
         """What a configuration asks for.
 

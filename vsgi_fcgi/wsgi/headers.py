@@ -126,17 +126,19 @@ def _parse_length(value: Any, before: int | None) -> int:
     return length
 
 
-def error_response(
-    status: int, message: str = "", *, head_only: bool = False, retry_after: int | None = None
-) -> bytes:
-    """A whole CGI response for an error that the server itself reports.
+def error_page(
+    status: int, message: str = "", *, retry_after: int | None = None
+) -> tuple[str, list[tuple[str, str]], bytes]:
+    """A page for an error that the server itself reports.
 
     Args:
         status: the HTTP status.
         message: what the client is told; the status's own description if empty. It must hold
             nothing of the inside.
-        head_only: leave the body out (HEAD).
         retry_after: seconds for a Retry-After header.
+
+    Returns:
+        The status line, the headers and the body.
     """
     phrase = HTTPStatus(status).phrase
     text = message or HTTPStatus(status).description or phrase
@@ -151,5 +153,20 @@ def error_response(
     ]
     if retry_after is not None:
         headers.append(("Retry-After", str(retry_after)))
-    block, _ = encode_header_block(f"{status} {phrase}", headers)
+    return f"{status} {phrase}", headers, body
+
+
+def error_response(
+    status: int, message: str = "", *, head_only: bool = False, retry_after: int | None = None
+) -> bytes:
+    """A whole CGI response for an error that the server itself reports.
+
+    Args:
+        status: the HTTP status.
+        message: as of `error_page`.
+        head_only: leave the body out (HEAD).
+        retry_after: seconds for a Retry-After header.
+    """
+    line, headers, body = error_page(status, message, retry_after=retry_after)
+    block, _ = encode_header_block(line, headers)
     return block if head_only else block + body

@@ -12,6 +12,8 @@ from vsgi_fcgi.wsgi.headers import HOP_BY_HOP, TOKEN
 _END: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(r"([1-9][0-9][0-9])(?:[ \t]+(.*))?")
 _LONGEST_END: Final = 4
+_LONGEST_LENGTH: Final = 19
+"""Digits of a Content-Length: 9 EiB have no more."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -112,7 +114,7 @@ def parse_response_head(block: bytes) -> ResponseHead:
         if lower == "location":
             location = True
         elif lower == "content-length":
-            if not (value.isascii() and value.isdecimal()):
+            if not (value.isascii() and value.isdecimal()) or len(value) > _LONGEST_LENGTH:
                 raise ResponseError(f"the answer has the Content-Length {value[:80]!r}")
             if length is not None:
                 if length != int(value):

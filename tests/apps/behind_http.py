@@ -1,0 +1,105 @@
+"""An app that shows what came of an HTTP request, and that can be told to misbehave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import gevent
+
+App = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """Find the function that the path names, else describe the request."""
+    found: App = ROUTES.get(environ["PATH_INFO"], _describe)
+    return found(environ, start_response)
+
+
+def _describe(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    digest, size = hashlib.sha256(), 0
+    while piece := environ["wsgi.input"].read(65536):
+        digest.update(piece)
+        size += len(piece)
+    seen: dict[str, Any] = {name: value for name, value in environ.items() if type(value) is str}
+    seen.update(size=size, digest=digest.hexdigest())
+    body = json.dumps(seen).encode()
+    start_response(
+        "200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    )
+    return [body]
+
+
+def _wait_for_file(environ: dict[str, Any]) -> None:
+    path = environ["QUERY_STRING"]
+    open(f"{path}.there", "w").close()
+    deadline = time.monotonic() + 20
+    # An app in the main context waits by gevent, or nothing else goes on.
+    sleep = time.sleep if environ["wsgi.multithread"] else gevent.sleep
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        sleep(0.005)
+
+
+def _wait(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    _wait_for_file(environ)
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+
+
+def _stream(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [("Content-Type", "text/event-stream")])
+    yield b"data: first\n\n"
+    _wait_for_file(environ)
+    yield b"data: second\n\n"
+
+
+def _large(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
+    for number in range(320):
+        yield bytes((number % 251,)) * 65536
+
+
+def _headers(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    headers = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("Keep-Alive", "no")]
+    start_response("418 I am a teapot", headers)
+    return [b"short and stout"]
+
+
+def _empty(status: str) -> Any:
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response(status, [("ETag", '"x"')])
+        return []
+
+    return answer
+
+
+def _broken(headers: list[tuple[str, str]]) -> Any:
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", headers)
+        yield b"x" * 50
+        raise RuntimeError("this app breaks in the middle")
+
+    return answer
+
+
+def _complain(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    environ["wsgi.errors"].write("this app complains\n")
+    start_response("200 OK", [])
+    return [b"ok"]
+
+
+ROUTES = {
+    "/wait": _wait,
+    "/stream": _stream,
+    "/large": _large,
+    "/headers": _headers,
+    "/204": _empty("204 No Content"),
+    "/304": _empty("304 Not Modified"),
+    "/broken": _broken([]),
+    "/broken-length": _broken([("Content-Length", "100")]),
+    "/complain": _complain,
+}
