@@ -147,6 +147,61 @@ def fail_midway(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     raise RuntimeError("a secret of the app")
 
 
+def figures(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer the server's figures, as JSON."""
+    seen = environ["vsgi_fcgi.main_context"].figures
+    start_response("200 OK", [("Content-Type", "application/json")])
+    names = ("connections_accepted", "connections_open", "requests_in_flight")
+    return [json.dumps({name: getattr(seen, name) for name in names}).encode()]
+
+
+def mutter(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+    """Answer ``pieces`` pieces of ``size``, and write ``errors`` bytes to wsgi.errors at ``when``.
+
+    The digits of ``when``: 1 before start_response, 2 before the body, 3 after each piece, 4 after
+    the body.
+    """
+    when, text = _query(environ, "when"), "e" * int(_query(environ, "errors")) + "\n"
+    pieces, size = int(_query(environ, "pieces")), int(_query(environ, "size"))
+
+    def write(moment: str) -> None:
+        if moment in when:
+            environ["wsgi.errors"].write(text)
+            environ["wsgi.errors"].flush()
+
+    write("1")
+    start_response("200 OK", [TEXT])
+    write("2")
+    for _ in range(pieces):
+        yield b"x" * size
+        write("3")
+    write("4")
+
+
+def meet(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer once ``count`` requests have been in flight at a time; the file ``met`` notes it."""
+    seen, met = environ["vsgi_fcgi.main_context"].figures, Path(_query(environ, "met"))
+    deadline = time.monotonic() + 10
+    while not met.exists():
+        if seen.requests_in_flight >= int(_query(environ, "count")):
+            met.touch()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    start_response("200 OK", [TEXT])
+    return [b"met\n"]
+
+
+def drip(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+    """Answer a line every few milliseconds, without an end; ``report`` notes that it was closed."""
+    start_response("200 OK", [TEXT])
+    try:
+        while True:
+            yield b"drip\n"
+            time.sleep(0.005)
+    finally:
+        Path(_query(environ, "report")).touch()
+
+
 # These break a rule on purpose, so they go without the checkers.
 
 
@@ -181,7 +236,7 @@ def leave(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
 
 _CHECKED = (
     *(echo, upload, stream, gate, work, burn, errors, status, redirect),
-    *(chatter, file, fail, fail_midway),
+    *(chatter, file, fail, fail_midway, figures, meet, mutter, drip),
 )
 _UNCHECKED = (short, long, body, split_header, leave)
 

@@ -50,6 +50,4 @@ def fronts(
 def place(request: pytest.FixtureRequest, fronts: dict[str, Fronts]) -> Place:
     """Each place that the examples have for an app, with each kind of worker."""
     worker, name = request.param
-    front = fronts[worker]
-    web = front.lighttpd if name == "lighttpd" else front.nginx
-    return Place(web, PLACES[name], worker)
+    return Place(fronts[worker].web_server(name), PLACES[name], worker)

@@ -73,8 +73,9 @@ def test_an_upload_arrives_whole(place: Place, size: int) -> None:
 
 @pytest.mark.parametrize("pieces", [1, 30])
 def test_an_upload_in_chunks_arrives_whole(place: Place, pieces: int) -> None:
-    answer = place.request("/upload", method="POST", body=iter([PIECE] * pieces))
-    assert answer.text == f"{pieces * len(PIECE)} {digest(PIECE * pieces)}\n"
+    piece = PIECE[: place.web.MAX_CHUNKED // pieces]
+    answer = place.request("/upload", method="POST", body=iter([piece] * pieces))
+    assert answer.text == f"{pieces * len(piece)} {digest(piece * pieces)}\n"
     # Apps that know nothing of wsgi.input_terminated find the length.
     environ = place.request("/echo", method="POST", body=iter([b"abc", b"d"])).json()["environ"]
     assert environ["CONTENT_LENGTH"] == "4"
@@ -120,10 +121,12 @@ def test_wsgi_errors_are_in_both_logs(place: Place) -> None:
         lambda: place.web.server_log().count("a complaint: \u00e4 \u2603") > before,
         "the complaint in the server's log",
     )
-    wait_until(
-        lambda: re.search(place.web.STDERR_SIGN + ".*a complaint", place.web.error_log()),
-        "the complaint in the web server's error log",
-    )
+    sign = place.web.STDERR_SIGN
+    if sign is not None:
+        wait_until(
+            lambda: re.search(sign + ".*a complaint", place.web.error_log()),
+            "the complaint in the web server's error log",
+        )
 
 
 # Apps that are wrong.

@@ -109,12 +109,15 @@ class WebServer:
     """A web server with an app behind it.
 
     Attributes:
-        STDERR_SIGN: what stands before the app's STDERR in its error log, as a pattern.
+        STDERR_SIGN: what stands before the app's STDERR in its error log, as a pattern;
+            None if it gets none.
+        MAX_CHUNKED: bytes of a body without Content-Length that it passes on.
         process: the web server.
         port: its port on loopback.
     """
 
-    STDERR_SIGN: str
+    STDERR_SIGN: str | None
+    MAX_CHUNKED = 1 << 30
     process: Process
     port: int
 
@@ -218,6 +221,36 @@ class Nginx(WebServer):
     def error_log(self) -> str:
         log = self._folder / "error.log"
         return self.process.log() + (log.read_text(errors="replace") if log.exists() else "")
+
+    def server_log(self) -> str:
+        return self._server.process.log()
+
+
+class HAProxy(WebServer):
+    """HAProxy with ``examples/haproxy.cfg``, in front of a server that runs already.
+
+    Args:
+        group: the group that it belongs to.
+        server: the server.
+        socket: where it finds the server, if something is to be in between.
+    """
+
+    # Versions before 2.6.14 die of it: our server sends them none.
+    STDERR_SIGN = None
+    # It has to fit a buffer of 16 KiB, or is answered 400.
+    MAX_CHUNKED = 12000
+
+    def __init__(self, group: ProcessGroup, server: AppServer, socket: Path | None = None) -> None:
+        self._program = find("haproxy")
+        self._server = server
+        self._socket = socket or server.socket
+        self._start(group)
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        # APP_SOCKET is relative as in the file: a path of a test may be too long for a socket.
+        env = {"PORT": str(self.port), "APP_SOCKET": os.path.relpath(self._socket, group.folder)}
+        argv = [self._program, "-db", "-f", str(EXAMPLES / "haproxy.cfg")]
+        return group.start(argv, name=name, env=env)
 
     def server_log(self) -> str:
         return self._server.process.log()

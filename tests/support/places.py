@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from support.frontends import AppServer, Lighttpd, Nginx, WebServer
+from support.frontends import AppServer, HAProxy, Lighttpd, Nginx, WebServer
 from support.http import Answer, Body, Browser, request
 from support.processes import ProcessGroup
 
@@ -15,6 +15,8 @@ PLACES = {
     "nginx-unix": "",
     "nginx-tcp": "/tcp",
     "nginx-unbuffered": "/unbuffered",
+    "haproxy-shared": "",
+    "haproxy-alone": "/alone",
 }
 """Where the examples have an app: the web server's name first, and the prefix there."""
 
@@ -22,7 +24,7 @@ WORKERS = ("thread", "main")
 
 
 class Fronts:
-    """One app behind both web servers, each of which is started when it is first asked for."""
+    """One app behind web servers, each of which is started when it is first asked for."""
 
     def __init__(self, folder: Path, app: str, worker: str) -> None:
         self._folder = folder
@@ -44,6 +46,16 @@ class Fronts:
     def nginx(self) -> Nginx:
         group = self._group("nginx")
         return Nginx(group, AppServer(group, self._app, "--worker", self._worker))
+
+    @cached_property
+    def haproxy(self) -> HAProxy:
+        group = self._group("haproxy")
+        return HAProxy(group, AppServer(group, self._app, "--worker", self._worker))
+
+    def web_server(self, place: str) -> WebServer:
+        """The web server that has a place."""
+        web: WebServer = getattr(self, place.partition("-")[0])
+        return web
 
     def logs(self) -> str:
         started = [item for item in vars(self).values() if isinstance(item, WebServer)]

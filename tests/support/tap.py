@@ -6,9 +6,8 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 from support.records import (
     BEGIN_REQUEST,
@@ -87,11 +86,10 @@ class Tap:
         self._listener.bind(str(path))
         self._listener.listen(1024)
 
-    def __enter__(self) -> Self:
         self._start(self._accept)
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def close(self) -> None:
+        """Cut all connections, and listen no more."""
         for sock in [self._listener, *self._open]:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -101,8 +99,8 @@ class Tap:
         for sock in [self._listener, *self._open]:
             sock.close()
 
-    def _start(self, function: object, *args: object) -> None:
-        thread = threading.Thread(target=function, args=args)  # type: ignore[arg-type]
+    def _start(self, function: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=function, args=args)
         self._threads.append(thread)
         thread.start()
 

@@ -38,7 +38,7 @@ class Figures:
 
     @property
     def requests_in_flight(self) -> int:
-        """Requests that have begun and not ended: they are read, wait, run, or are sent."""
+        """Requests that have begun and not ended, whether they are read, wait, run or are sent."""
         # One step of the interpreter: the main context changes the set meanwhile.
         channels = list(self._channels)
         return sum(len(channel.connection.requests) for channel in channels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from vsgi_fcgi.exceptions import ClientDisconnected
@@ -11,15 +10,10 @@ from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.contract import main_only, worker_only
 from vsgi_fcgi.server.output import Output
 from vsgi_fcgi.wsgi.errors import ErrorStream
+from vsgi_fcgi.wsgi.front_ends import dies_of_stderr
 
 _WHOLE: Final = 65528
 """Up to this many bytes, which fit one record, an answer leaves in one piece."""
-
-_DIES_OF_STDERR: Final = re.compile(r"HAProxy (1|2\.[0-5]|2\.6\.([0-9]|1[0-3])|2\.7)\b")
-"""SERVER_SOFTWARE that a STDERR record may kill as a process (HAProxy's issue 2150).
-
-It depends on where one of its reads ends, which no order of the records and no size decides.
-"""
 
 if TYPE_CHECKING:
     from vsgi_fcgi.server.channel import Channel
@@ -155,8 +149,7 @@ class Reply:
         context.log.app_error(text)
         room = context.config.max_stderr_bytes - self._stderr_size
         if room > 0:
-            software = self.software
-            if software is not None and _DIES_OF_STDERR.match(software):
+            if dies_of_stderr(self.software):
                 return
             if not self.has_stderr:
                 self.has_stderr = True

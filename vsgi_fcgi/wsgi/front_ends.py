@@ -1,0 +1,19 @@
+"""What web servers do that is not in any specification, told by SERVER_SOFTWARE."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_DIES_OF_STDERR: Final = re.compile(r"HAProxy (1|2\.[0-5]|2\.6\.([0-9]|1[0-3])|2\.7)\b")
+
+
+def dies_of_stderr(software: str | None) -> bool:
+    """Whether a STDERR record may kill this web server as a process (HAProxy's issue 2150).
+
+    It depends on where one of its reads ends, which no order of the records and no size decides.
+
+    Args:
+        software: SERVER_SOFTWARE, if there is one.
+    """
+    return software is not None and _DIES_OF_STDERR.match(software) is not None
