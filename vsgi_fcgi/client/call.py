@@ -197,10 +197,11 @@ class Call:
         status = exchange.protocol_status
         if status == ProtocolStatus.OVERLOADED:
             failure = UpstreamOverloaded(f"{upstream} is overloaded")
+        if status == ProtocolStatus.CANT_MPX_CONN:
+            upstream.does_not_multiplex()
         if not self._repeatable or self._tries >= _TRIES:
             raise failure
         if status == ProtocolStatus.CANT_MPX_CONN:
-            upstream.does_not_multiplex()
             return None
         if status == ProtocolStatus.OVERLOADED:
             if len(self._upstreams.all) == 1:

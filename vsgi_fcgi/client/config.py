@@ -46,8 +46,8 @@ class ClientConfig:
     )
     values_timeout: float = setting(
         1.0,
-        "seconds in which an application server must say what it can do; else it gets one"
-        " request at a time on each connection",
+        "seconds in which an application server must say what it can do; else it gets a"
+        " connection for each request",
         group="timeouts",
         least=0.001,
     )

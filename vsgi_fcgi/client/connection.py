@@ -285,7 +285,6 @@ class Connection:
             sent -= len(unsent.popleft())
         if sent:
             unsent[0] = memoryview(unsent[0])[sent:]
-        if sent:
             self._block()
         return total
 
@@ -337,6 +336,8 @@ class Connection:
             elif kind is RequestEnded:
                 exchange = event.request.context  # type: ignore[union-attr]
                 exchange.finish(event.app_status, event.protocol_status)  # type: ignore[union-attr]
+                # Each holds the other; no more than one of them is needed now.
+                event.request.context = None  # type: ignore[union-attr]
                 ended += 1
             elif kind is StderrReceived:
                 exchange = event.request.context  # type: ignore[union-attr]
@@ -462,6 +463,7 @@ class Connection:
             if not exchange.ended:
                 exchange.fail(kind(f"{self.peer}: {reason}"))
                 self.tell(exchange)
+            request.context = None
         self.close()
 
     def close(self) -> None:

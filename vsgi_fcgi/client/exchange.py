@@ -10,7 +10,7 @@ from vsgi_fcgi.exceptions import UpstreamBroken, UpstreamError
 from vsgi_fcgi.protocol import ProtocolStatus, Role
 from vsgi_fcgi.protocol.client_request import ClientRequest
 from vsgi_fcgi.protocol.events import Buffer
-from vsgi_fcgi.protocol.state import Sending
+from vsgi_fcgi.protocol.state import Answering, Sending
 from vsgi_fcgi.ring_file import Extent, RingFile
 
 if TYPE_CHECKING:
@@ -103,7 +103,11 @@ class Exchange:
         return self.ended or self.input_size < self.connection.config.input_memory_bytes
 
     def put(self, data: Buffer) -> None:
-        """Put a piece of the body in: of STDIN, or of DATA once that has ended."""
+        """Put a piece of the body in: of STDIN, or of DATA once that has ended.
+
+        Args:
+            data: it is not copied, and must not change.
+        """
         if self.ended or not data:
             return
         if not self._input:
@@ -160,6 +164,7 @@ class Exchange:
         """
         if not self._pieces:
             if self.ended:
+                self.on_change = _nothing
                 self._drop()
             return None
         self.taken_at = self.connection.loop.now()
@@ -286,6 +291,10 @@ class Exchange:
         """Free what it holds; whoever has asked needs nothing more of it."""
         self.abort()
         self._drop()
+        if self.request.answering is Answering.ENDED:
+            # The request refers to this, and this to the request: parted, both go without the
+            # garbage collector.
+            self.request.context = None
 
     def _drop_input(self) -> None:
         self._input.clear()
@@ -309,6 +318,10 @@ def failure_of(exchange: Exchange) -> UpstreamError | None:
     if exchange.failure is not None:
         return exchange.failure
     status, peer = exchange.protocol_status, exchange.connection.peer
+    if status == ProtocolStatus.UNKNOWN_ROLE:
+        return UpstreamBroken(
+            f"{peer} does not serve the role {exchange.request.role} (UNKNOWN_ROLE)"
+        )
     if status != ProtocolStatus.REQUEST_COMPLETE:
         name = _STATUSES.get(status or 0, f"protocol status {status}")
         return UpstreamBroken(f"{peer} ended the request with {name}", begun=exchange.answered)

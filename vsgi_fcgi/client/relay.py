@@ -181,6 +181,7 @@ class Relay:
             timer.stop()
             timer.close()
         self._timers = []
+        self.queue.close()
         self.upstreams.close()
 
     # For its connections.

@@ -35,7 +35,7 @@ class RelayQueue:
         self._upstreams = upstreams
         self._config = config
         self._log = log
-        self._fetchers = 0
+        self._fetchers: set[gevent.Greenlet[[], None]] = set()
         self._waiting: dict[Relayed, float] = {}
         """Since when, by the loop's time, in seconds."""
 
@@ -55,13 +55,14 @@ class RelayQueue:
             relayed.fail(UpstreamOverloaded(f"{len(waiting)} requests wait already"))
             return
         waiting[relayed] = self._upstreams.loop.now()
-        if self._fetchers < min(len(waiting), _MOST_FETCHERS):
-            self._fetchers += 1
-            gevent.spawn(self._fetch)
+        if len(self._fetchers) < min(len(waiting), _MOST_FETCHERS):
+            self._fetchers.add(gevent.spawn(self._fetch))
 
     def forget(self, relayed: Relayed) -> None:
         """Take out a request that need not be begun."""
-        self._waiting.pop(relayed, None)
+        if self._waiting.pop(relayed, None) is not None and not self._waiting:
+            # Nobody needs the connections any more that would be made.
+            self._end_fetchers(block=False)
 
     def look(self, now: float) -> None:
         """Give up what has waited too long; called now and then.
@@ -80,7 +81,7 @@ class RelayQueue:
         waiting = self._waiting
         try:
             # With as many others on their way as wait, this one is not needed any more.
-            while waiting and self._fetchers <= len(waiting):
+            while waiting and len(self._fetchers) <= len(waiting):
                 try:
                     connection: Connection | None = self._upstreams.acquire()
                 except UpstreamUnreachable as error:
@@ -99,4 +100,12 @@ class RelayQueue:
         except Exception as error:
             self._log.warning("%r in the relay's queue", error)
         finally:
-            self._fetchers -= 1
+            self._fetchers.discard(gevent.getcurrent())
+
+    def close(self) -> None:
+        """End the greenlets; nobody waits any more."""
+        self._end_fetchers(block=True)
+
+    def _end_fetchers(self, *, block: bool) -> None:
+        fetchers, self._fetchers = self._fetchers, set()
+        gevent.killall(list(fetchers), block=block)

@@ -149,7 +149,8 @@ class RelayWriter:
         while size < _SLICE and (piece := exchange.take()) is not None:
             if not relayed.begun:
                 relayed.begun = True
-                relayed.first = piece
+                if self._channel.relay.config.fail_on_app_status:
+                    relayed.first = piece
             size += len(piece)
             connection.send_stdout(request, piece)
         relayed.sent += size
@@ -172,7 +173,7 @@ class RelayWriter:
             if failure is not None:
                 relayed.fail(failure)
                 return 0
-        stderr = exchange.take_stderr()
+        stderr = relayed.take_stderr(exchange)
         status, protocol_status = exchange.app_status, exchange.protocol_status
         relayed.close()
         if not stderr and not protocol_status:
@@ -197,7 +198,7 @@ class RelayWriter:
             self._channel.break_off(relayed, str(failure))
             return
         connection, request = self._connection, relayed.request
-        stderr = exchange.take_stderr()
+        stderr = relayed.take_stderr(exchange)
         status, protocol_status = exchange.app_status, exchange.protocol_status
         relayed.close()
         if stderr:

@@ -17,6 +17,8 @@ from vsgi_fcgi.exceptions import (
 from vsgi_fcgi.protocol import ProtocolStatus, Request, Role
 from vsgi_fcgi.protocol.events import Buffer
 from vsgi_fcgi.protocol.pairs import decode_pairs
+from vsgi_fcgi.wsgi.environ import request_line
+from vsgi_fcgi.wsgi.front_ends import dies_of_stderr
 from vsgi_fcgi.wsgi.response_head import ResponseHeadReader
 
 if TYPE_CHECKING:
@@ -100,8 +102,6 @@ class Relayed:
                 exchange.end_input()
             else:
                 exchange.put(piece)
-        if self._kept_size > _KEPT:
-            self._kept = None
         self._hold_back(exchange)
 
     def put(self, data: Buffer) -> None:
@@ -149,6 +149,17 @@ class Relayed:
             self._hold_back(exchange)
         if not self.queued and (exchange.ended or exchange.has_more):
             self.channel.writer.line_up(self)
+
+    def take_stderr(self, exchange: Exchange) -> bytes:
+        """What came on STDERR, if the web server survives it; else it is in our log."""
+        text = exchange.take_stderr()
+        if not text or not dies_of_stderr(self.params.get("SERVER_SOFTWARE")):
+            return text
+        lines = text.decode("utf-8", "backslashreplace").rstrip("\n")
+        self.channel.relay.log.warning(
+            "%s: %s: %s", self.channel.peer, request_line(self.params), lines
+        )
+        return b""
 
     def failure(self) -> UpstreamError | None:
         """Why the answer, which has ended, cannot be passed on as whole; None if it can."""

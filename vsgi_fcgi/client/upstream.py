@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import deque
+from errno import EINPROGRESS
+from ipaddress import ip_address
 from itertools import count, takewhile
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    IPPROTO_TCP,
+    SO_ERROR,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_NODELAY,
+)
 from typing import Any, Final
 
 import gevent
@@ -31,6 +45,9 @@ _REMEMBERED_SILENT: Final = 600.0
 
 _BACKLOG_PAUSE: Final = 0.005
 """Seconds between two attempts to connect to a UNIX socket whose backlog is full."""
+
+_MOST_OPENED: Final = 3
+"""Connections that are made for one request, if each is closed before it can begin."""
 
 VALUES: Final = ("FCGI_MAX_CONNS", "FCGI_MAX_REQS", "FCGI_MPXS_CONNS")
 
@@ -153,6 +170,7 @@ class Upstream:
             UpstreamOverloaded: too many wait already, or this one has waited too long.
         """
         ticket: int | None = None
+        opened = 0
         while True:
             if self._closed:
                 raise UpstreamUnreachable(f"{self}: the client was closed")
@@ -160,6 +178,9 @@ class Upstream:
             if connection is not None:
                 return connection
             if self._may_open():
+                opened += 1
+                if opened > _MOST_OPENED:
+                    raise UpstreamUnreachable(f"{self} closes each connection at once")
                 try:
                     self._open()
                 except UpstreamError:
@@ -244,6 +265,8 @@ class Upstream:
             raise
         finally:
             self._opening -= 1
+        if connection.closed:
+            self.lost(connection)
         self._pause = self.resting_until = 0.0
         # Those who waited for it, and those who may now make one of their own.
         most = self._most_requests if self.multiplexes else self._most_connections
@@ -270,28 +293,42 @@ class Upstream:
         return connection
 
     def _connected_socket(self) -> Any:
-        address = self.address
-        if isinstance(address, InetAddress):
-            made = gevent.socket.create_connection((address.host, address.port))
-            made.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+        failure: OSError | None = None
+        for family, target in self._targets():
             # The C class, without a layer that waits: the connection has watchers of its own.
-            sock = Socket(made.family, made.type, made.proto, made.detach())
-            sock.setblocking(False)
-            return sock
-        sock = Socket(gevent.socket.AF_UNIX, gevent.socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            target = address.path if isinstance(address, UnixAddress) else f"\0{address.name}"
-            while True:
-                try:
-                    sock.connect(target)
-                except BlockingIOError:
-                    gevent.sleep(_BACKLOG_PAUSE)
-                else:
-                    return sock
-        except BaseException:
-            sock.close()
-            raise
+            sock = Socket(family, SOCK_STREAM)
+            try:
+                sock.setblocking(False)
+                _finish_connecting(sock, target)
+                if family != AF_UNIX:
+                    sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            except OSError as error:
+                sock.close()
+                failure = error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        raise failure or OSError("its name has no address")
+
+    def _targets(self) -> list[tuple[int, Any]]:
+        """Families and addresses to try in turn."""
+        address = self.address
+        if isinstance(address, UnixAddress):
+            return [(AF_UNIX, address.path)]
+        if isinstance(address, AbstractAddress):
+            return [(AF_UNIX, f"\0{address.name}")]
+        assert isinstance(address, InetAddress)
+        host, port = address.host, address.port
+        version: int | None = None
+        with contextlib.suppress(ValueError):
+            version = ip_address(host).version
+        if version is None or "%" in host:
+            # In a thread, which numbers need not wait for.
+            found = gevent.socket.getaddrinfo(host, port, type=SOCK_STREAM)
+            return [(each[0], each[4]) for each in found]
+        return [(AF_INET if version == 4 else AF_INET6, (host, port))]
 
     def _ask(self, connection: Connection) -> bool:
         """Ask what it can do; returns whether the connection can be used afterwards."""
@@ -391,6 +428,22 @@ class Upstream:
         for connection in list(self.connections):
             connection.close()
         self._rest(UpstreamUnreachable(f"{self}: the client was closed"))
+
+
+def _finish_connecting(sock: Any, target: Any) -> None:
+    while True:
+        try:
+            sock.connect(target)
+            return
+        except BlockingIOError as error:
+            if error.errno == EINPROGRESS:
+                break
+            # The backlog of a UNIX socket is full.
+            gevent.sleep(_BACKLOG_PAUSE)
+    gevent.socket.wait_write(sock.fileno())
+    number = sock.getsockopt(SOL_SOCKET, SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
 
 
 def _number(text: str | None) -> int:
