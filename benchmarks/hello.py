@@ -36,3 +36,11 @@ def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
     length = len(environ["wsgi.input"].read())
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"%d\n" % length]
+
+
+def fair(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer 14 bytes, or 100 MB for ``/large``."""
+    if environ["PATH_INFO"] != "/large":
+        return app(environ, start_response)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return (PIECE for _ in range(1526))

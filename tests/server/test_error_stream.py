@@ -255,3 +255,26 @@ def failing_app() -> Callable[..., Iterable[bytes]]:
         raise ZeroDivisionError
 
     return app
+
+
+@pytest.mark.parametrize(
+    ("software", "gets"),
+    [
+        ("HAProxy 2.6.12-1+deb12u4", False),
+        ("HAProxy 2.6.13", False),
+        ("HAProxy 2.7.10", False),
+        ("HAProxy 2.6.14", True),
+        ("HAProxy 2.8.0", True),
+        ("HAProxy 3.0.11-1", True),
+        ("nginx/1.22.1", True),
+    ],
+)
+def test_a_haproxy_that_dies_of_stderr_gets_none(software: str, gets: bool) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.errors"].write("a complaint\n")
+        return respond(start_response)
+
+    with running(app) as server:
+        client = server.connect()
+        client.ask(1, more={"SERVER_SOFTWARE": software})
+        assert bytes(client.answer(1).stderr) == (b"a complaint\n" if gets else b"")

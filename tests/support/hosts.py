@@ -31,18 +31,19 @@ def install(group: ProcessGroup, folder: Path, app: str = "apps.routes:app") -> 
         target = folder / source.name
         text = source.read_text()
         if source.suffix == ".fcgi":
-            text = _replace(text, "/home/you/venv/bin/python", sys.executable)
-            text = _replace(text, "str(Path(__file__).resolve().parent.parent)", repr(str(APPS)))
-            text = _replace(text, "from hello import app", f"from {module} import {name}")
+            text = replaced(text, "/home/you/venv/bin/python", sys.executable)
+            text = replaced(text, "str(Path(__file__).resolve().parent.parent)", repr(str(APPS)))
+            text = replaced(text, "from hello import app", f"from {module} import {name}")
         elif source.suffix == ".cgi":
-            text = _replace(text, "/home/you/venv/bin/vsgi-fcgi", str(command(group)))
-            text = _replace(text, '"$(dirname "$0")/.."', str(APPS))
-            text = _replace(text, "hello:app", app)
+            text = replaced(text, "/home/you/venv/bin/vsgi-fcgi", str(command(group)))
+            text = replaced(text, '"$(dirname "$0")/.."', str(APPS))
+            text = replaced(text, "hello:app", app)
         target.write_text(text)
         shutil.copymode(source, target)
 
 
-def _replace(text: str, old: str, new: str) -> str:
+def replaced(text: str, old: str, new: str) -> str:
+    """A text of an example with what is to be changed in it, which must be there once."""
     assert text.count(old) == 1, f"{old} is not once in the example"
     return text.replace(old, new)
 
@@ -156,7 +157,7 @@ class Apache(Host):
         config.write_text(
             _APACHE.format(folder=self._folder, port=self.port, modules=modules, more=self._more)
         )
-        argv = [*_not_as_root(), self._program, "-DFOREGROUND", "-f", str(config)]
+        argv = [*not_as_root(), self._program, "-DFOREGROUND", "-f", str(config)]
         return group.start(argv, name=name)
 
 
@@ -168,11 +169,11 @@ class ApacheCgi(Apache):
 
     def _start(self, group: ProcessGroup) -> None:
         access = self.folder / ".htaccess"
-        access.write_text(_replace(access.read_text(), "fcgid-script", "cgi-script"))
+        access.write_text(replaced(access.read_text(), "fcgid-script", "cgi-script"))
         super()._start(group)
 
 
-def _not_as_root() -> list[str]:
+def not_as_root() -> list[str]:
     """What runs Apache as another user, which it insists on, with the files of this one.
 
     The interpreter may be where only root can look.

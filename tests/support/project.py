@@ -59,7 +59,7 @@ class Reloading:
         group: the group that it belongs to.
         project: its working folder.
         *options: more options.
-        app: the app's name.
+        app: the app's name; None for no argument.
         stdin: the socket to be its descriptor 0, on which it listens instead.
         reload: whether it is to have that option.
     """
@@ -69,7 +69,7 @@ class Reloading:
         group: ProcessGroup,
         project: Project,
         *options: str,
-        app: str = "app",
+        app: str | None = "app",
         stdin: socket.socket | None = None,
         reload: bool = True,
     ) -> None:
@@ -81,7 +81,7 @@ class Reloading:
         if stdin is not None:
             self.address = stdin.getsockname()
             where = []
-        argv = [sys.executable, str(command(group)), *where, *options, app]
+        argv = [sys.executable, str(command(group)), *where, *options, *([app] if app else [])]
         if reload:
             argv.append("--reload")
         # What Python has compiled of an older version must not be in the way of the newer one.
@@ -102,9 +102,13 @@ class Reloading:
         """Wait until the first child serves."""
         self.process.wait_for_log("listening on ")
 
+    def connect(self) -> Client:
+        """Open a connection; who comes while nobody accepts waits."""
+        return Client(self.address)
+
     def get(self, path: str = "/") -> Answer:
-        """Ask; who comes while nobody accepts waits."""
-        with Client(self.address) as client:
+        """Ask, over a connection of its own."""
+        with self.connect() as client:
             return client.get(path)
 
     def wait_for(self, text: str, path: str = "/") -> Answer:

@@ -72,7 +72,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(app: App, *, bind: str | None = None, **settings: Any) -> Iterator[Running]:
+def running(app: App | None, *, bind: str | None = None, **settings: Any) -> Iterator[Running]:
     """Run a server, on a UNIX socket unless told otherwise.
 
     When it has been stopped, no thread, descriptor or byte of its budgets may be left.

@@ -194,7 +194,7 @@ class ClientConnection(RecordReader[ClientEvent]):
         """
         left = list(self.requests.values())
         for request in left:
-            request.answering = Answering.ENDED
+            _end(request, Answering.ENDED)
         self.requests.clear()
         self.outgoing.clear()
         return left
@@ -247,7 +247,7 @@ class ClientConnection(RecordReader[ClientEvent]):
             raise self._violation(kind, id, content)
         state = _ROW_END[request.answering]
         assert state is not None
-        request.answering = state
+        _end(request, state)
         del self.requests[id]
         heappush(self._free, id)
         app_status, protocol_status = END_REQUEST_BODY.unpack(content)
@@ -264,6 +264,13 @@ class ClientConnection(RecordReader[ClientEvent]):
         except RemoteProtocolError as error:
             return error
         return RemoteProtocolError(f"{record}: that stream has ended")
+
+
+def _end(request: ClientRequest, state: Answering) -> None:
+    """Whatever is left of its streams, nothing more is sent: its id may be another one's."""
+    request.answering = state
+    if request.sending is not Sending.ABORTED:
+        request.sending = Sending.ENDED
 
 
 ClientConnection._handlers = (
