@@ -60,9 +60,11 @@ def test_small_answers_do_not_wait_for_a_large_one_on_their_connection() -> None
             client.ask(id, "/small")
             assert client.answer(id).body == b"small"
             came.append(len(client.answers[1].stdout) - before)
-        # What lay in the kernel and in one batch goes first, and that is all.
+        # What lay in the kernel and in one batch goes first, and what passes while the worker of
+        # the small one waits for the interpreter (5 ms and some MiB, on a busy machine). Behind
+        # the large one it would be the 32 MiB that wait in memory.
         assert len(client.answers[1].stdout) < size
-        assert sorted(came)[5] < 3 * MIB
+        assert sorted(came)[5] < 10 * MIB
         assert len(client.answer(1, 30).body) == size
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from vsgi_fcgi.budget import Budget
 from vsgi_fcgi.client.config import ClientConfig
 from vsgi_fcgi.client.exchange import Exchange
+from vsgi_fcgi.client.sender import Sender
 from vsgi_fcgi.exceptions import (
     ReaderStalled,
     RemoteProtocolError,
@@ -17,7 +17,7 @@ from vsgi_fcgi.exceptions import (
     UpstreamError,
     UpstreamTimeout,
 )
-from vsgi_fcgi.loop import READ, WRITE, Loop, Watcher
+from vsgi_fcgi.loop import READ, Loop, Watcher
 from vsgi_fcgi.protocol import Role
 from vsgi_fcgi.protocol.client import ClientConnection
 from vsgi_fcgi.protocol.events import (
@@ -31,11 +31,6 @@ from vsgi_fcgi.protocol.events import (
 from vsgi_fcgi.protocol.state import Sending
 
 _RECEIVE_SIZE: Final = 65536
-_BATCH_SIZE: Final = 65536
-"""Bytes that are lined up at a time; what comes later waits behind no more than this."""
-_MOST_BUFFERS: Final = 64
-_TURN_SIZE: Final = 262144
-"""Bytes that are sent before the rest of the program has its turn."""
 
 _RESPONDER: Final = int(Role.RESPONDER)
 
@@ -107,14 +102,9 @@ class Connection:
         self.on_values: Callable[[dict[str, str] | None], object] | None = None
         self.owner = owner
         self._sock = sock
-        self._turns: deque[Exchange] = deque()
         self._told: list[Exchange] = []
-        self._unsent: deque[Buffer] = deque()
-        self._flushing = False
-        self._blocked = False
-        self._blocked_since = 0.0
         self._reader: Watcher = loop.io(sock.fileno(), READ)
-        self._writer: Watcher = loop.io(sock.fileno(), WRITE)
+        self._sender = Sender(self, sock)
         self._reader.start(self._on_readable)
 
     # Requests.
@@ -170,7 +160,7 @@ class Connection:
         exchange = request.context = Exchange(self, request, on_change)
         if self.paused:
             self._resume()
-        self._send_soon()
+        self._sender.send_soon()
         return exchange
 
     def ask_values(
@@ -184,7 +174,7 @@ class Connection:
         """
         self.on_values = on_values
         self.protocol.get_values(names)
-        self._send_soon()
+        self._sender.send_soon()
 
     def abort(self, exchange: Exchange) -> None:
         """Give a request up; from `Exchange.abort`."""
@@ -199,7 +189,7 @@ class Connection:
         self.protocol.abort(exchange.request)
         if self.paused:
             self._resume()
-        self._send_soon()
+        self._sender.send_soon()
 
     def tell(self, exchange: Exchange) -> None:
         """Have `on_change` called, once, when what happens now is over."""
@@ -218,80 +208,17 @@ class Connection:
             except Exception as error:
                 self.owner.log.warning("%s: %r in the callback of a request", self.peer, error)
 
-    # Sending.
-
     def wants_to_send(self, exchange: Exchange) -> None:
         """Take note of a request that has something of its body to send."""
-        self._turns.append(exchange)
-        self._send_soon()
+        self._sender.add(exchange)
 
-    def _send_soon(self) -> None:
-        # At the end of the loop's round: what many requests have to say goes out in one call.
-        if not self._flushing and not self._blocked:
-            self._flushing = True
-            self.loop.run_callback(self._flush)
+    def cannot_send(self) -> None:
+        """The other side takes nothing any more.
 
-    def _on_writable(self) -> None:
-        self._writer.stop()
-        self._blocked = False
-        self._flush()
-
-    def _flush(self) -> None:
-        self._flushing = False
-        left = _TURN_SIZE
-        try:
-            while not self.closed:
-                if not self._unsent and not self._line_up():
-                    return
-                left -= self._send_once()
-                if self._blocked:
-                    return
-                if left <= 0:
-                    self._block()
-        except OSError:
-            # Answers may have come before the other side has closed it: they are read yet, and
-            # then its end is. Should that not come, it is `look` that ends it.
-            self.retired = self._blocked = True
-            self._blocked_since = self.loop.now()
-            self._unsent.clear()
-        except Exception as error:
-            self.owner.log.warning("%s: %r in the client; it is closed", self.peer, error)
-            self.lose(f"{error!r} in the client")
-
-    def _line_up(self) -> bool:
-        """Take what is to be sent next: whole small records first, then bodies in turns."""
-        unsent, protocol, turns = self._unsent, self.protocol, self._turns
-        size = 0
-        while True:
-            out = protocol.data_to_send()
-            unsent.extend(out)
-            size += sum(map(len, out))
-            if not turns or size >= _BATCH_SIZE:
-                return bool(unsent)
-            exchange = turns.popleft()
-            if exchange.send_some():
-                turns.append(exchange)
-
-    def _send_once(self) -> int:
-        unsent = self._unsent
-        buffers = [unsent[n] for n in range(min(len(unsent), _MOST_BUFFERS))]
-        try:
-            sent = self._sock.sendmsg(buffers) if len(buffers) > 1 else self._sock.send(buffers[0])
-        except BlockingIOError:
-            self._block()
-            return 0
-        total = int(sent)
-        while unsent and sent >= len(unsent[0]):
-            sent -= len(unsent.popleft())
-        if sent:
-            unsent[0] = memoryview(unsent[0])[sent:]
-            self._block()
-        return total
-
-    def _block(self) -> None:
-        self._blocked = True
-        self._blocked_since = self.loop.now()
-        self._writer.start(self._on_writable)
+        Answers may have come before it closed the connection: they are read yet, and then its
+        end is. Should that not come, it is `look` that ends it.
+        """
+        self.retired = True
 
     # Receiving.
 
@@ -409,7 +336,7 @@ class Connection:
             now: the loop's time, in seconds.
         """
         config = self.config
-        if self._blocked and now - self._blocked_since > config.response_timeout:
+        if self._sender.blocked_for(now) > config.response_timeout:
             self.lose(f"nothing could be sent for {config.response_timeout:g} s", UpstreamTimeout)
             return
         for request in list(self.protocol.requests.values()):
@@ -476,10 +403,7 @@ class Connection:
         self.closed = self.retired = True
         self._reader.stop()
         self._reader.close()
-        self._writer.stop()
-        self._writer.close()
-        self._unsent.clear()
-        self._turns.clear()
+        self._sender.close()
         self._sock.close()
         self._take_values(None)
         self.owner.lost(self)

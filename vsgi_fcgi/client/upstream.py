@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import deque
-from errno import EINPROGRESS
-from ipaddress import ip_address
 from itertools import count, takewhile
-from socket import (
-    AF_INET,
-    AF_INET6,
-    AF_UNIX,
-    IPPROTO_TCP,
-    SO_ERROR,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    TCP_NODELAY,
-)
-from typing import Any, Final
+from typing import Final
 
 import gevent
 import gevent.socket
@@ -27,6 +13,7 @@ from gevent.event import Event
 from vsgi_fcgi.addresses import AbstractAddress, Address, InetAddress, UnixAddress
 from vsgi_fcgi.budget import Budget
 from vsgi_fcgi.client.config import ClientConfig
+from vsgi_fcgi.client.connecting import connect_to
 from vsgi_fcgi.client.connection import Connection, Logger
 from vsgi_fcgi.exceptions import (
     UpstreamError,
@@ -35,16 +22,12 @@ from vsgi_fcgi.exceptions import (
     UsageError,
 )
 from vsgi_fcgi.loop import Loop
-from vsgi_fcgi.native import Socket
 
 _REMEMBERED: Final = 60.0
 """Seconds for which it is known that a server does not multiplex, without a connection to it."""
 
 _REMEMBERED_SILENT: Final = 600.0
 """The same if it did not answer, and the question costs `values_timeout`: libfcgi is such a one."""
-
-_BACKLOG_PAUSE: Final = 0.005
-"""Seconds between two attempts to connect to a UNIX socket whose backlog is full."""
 
 _MOST_OPENED: Final = 3
 """Connections that are made for one request, if each is closed before it can begin."""
@@ -276,7 +259,7 @@ class Upstream:
         timeout = self._config.connect_timeout
         try:
             with gevent.Timeout(timeout) as limit:
-                sock = self._connected_socket()
+                sock = connect_to(self.address)
         except gevent.Timeout as error:
             if error is not limit:
                 raise
@@ -291,44 +274,6 @@ class Upstream:
         connection = Connection(self._loop, sock, str(self), self._config, self._spool, self)
         self.connections.append(connection)
         return connection
-
-    def _connected_socket(self) -> Any:
-        failure: OSError | None = None
-        for family, target in self._targets():
-            # The C class, without a layer that waits: the connection has watchers of its own.
-            sock = Socket(family, SOCK_STREAM)
-            try:
-                sock.setblocking(False)
-                _finish_connecting(sock, target)
-                if family != AF_UNIX:
-                    sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-            except OSError as error:
-                sock.close()
-                failure = error
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return sock
-        raise failure or OSError("its name has no address")
-
-    def _targets(self) -> list[tuple[int, Any]]:
-        """Families and addresses to try in turn."""
-        address = self.address
-        if isinstance(address, UnixAddress):
-            return [(AF_UNIX, address.path)]
-        if isinstance(address, AbstractAddress):
-            return [(AF_UNIX, f"\0{address.name}")]
-        assert isinstance(address, InetAddress)
-        host, port = address.host, address.port
-        version: int | None = None
-        with contextlib.suppress(ValueError):
-            version = ip_address(host).version
-        if version is None or "%" in host:
-            # In a thread, which numbers need not wait for.
-            found = gevent.socket.getaddrinfo(host, port, type=SOCK_STREAM)
-            return [(each[0], each[4]) for each in found]
-        return [(AF_INET if version == 4 else AF_INET6, (host, port))]
 
     def _ask(self, connection: Connection) -> bool:
         """Ask what it can do; returns whether the connection can be used afterwards."""
@@ -428,22 +373,6 @@ class Upstream:
         for connection in list(self.connections):
             connection.close()
         self._rest(UpstreamUnreachable(f"{self}: the client was closed"))
-
-
-def _finish_connecting(sock: Any, target: Any) -> None:
-    while True:
-        try:
-            sock.connect(target)
-            return
-        except BlockingIOError as error:
-            if error.errno == EINPROGRESS:
-                break
-            # The backlog of a UNIX socket is full.
-            gevent.sleep(_BACKLOG_PAUSE)
-    gevent.socket.wait_write(sock.fileno())
-    number = sock.getsockopt(SOL_SOCKET, SO_ERROR)
-    if number:
-        raise OSError(number, os.strerror(number))
 
 
 def _number(text: str | None) -> int:
