@@ -71,12 +71,23 @@ class FlupScript(AppServer):
         script = write_script(group.folder, arguments, module)
         self.process = group.start([str(script)], name="server", stdin=stdin, env=env)
         if stdin is None:
-            wait_until(self._listens, "the script to listen")
+            wait_until(self.listens, "the script to listen")
 
-    def _listens(self) -> bool:
-        assert self.process.running, self.process.log()
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket)) == 0
+    def listens(self) -> bool:
+        """Whether it can be connected to; it must not have ended."""
+        return listens(self.process, self.socket)
+
+
+def listens(process: Process, path: Path) -> bool:
+    """Whether a process can be connected to, which must not have ended."""
+    assert process.running, process.log()
+    return connects(path)
+
+
+def connects(path: Path) -> bool:
+    """Whether somebody listens: the file of a socket is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 class LighttpdWithScript(WebServer):
