@@ -1,0 +1,47 @@
+"""The roles of FastCGI (section 6), and the app for each one that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Final
+
+from vsgi_fcgi.exceptions import UsageError
+from vsgi_fcgi.protocol import Role
+from vsgi_fcgi.wsgi.runner import App
+
+ROLE_NAMES: Final[Mapping[int, str]] = {int(role): role.name for role in Role}
+"""What libfcgi calls the roles in FCGI_ROLE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """The apps of a server; a role without one is answered UNKNOWN_ROLE.
+
+    Attributes:
+        responder: answers requests.
+        authorizer: says who may have what the web server serves.
+        filter: answers requests with a file that the web server sends along.
+
+    Raises:
+        UsageError: there is no app at all.
+    """
+
+    responder: App | None = None
+    authorizer: App | None = None
+    filter: App | None = None
+
+    def __post_init__(self) -> None:
+        if not self.by_role:
+            raise UsageError("there is no app to serve: give one, or an authorizer or a filter")
+
+    @property
+    def by_role(self) -> dict[int, App]:
+        """The apps by the numbers of their roles."""
+        named = ((Role[item.name.upper()], getattr(self, item.name)) for item in fields(self))
+        return {int(role): app for role, app in named if app is not None}
+
+    @property
+    def roles(self) -> frozenset[int]:
+        """The numbers of the roles that are served."""
+        return frozenset(self.by_role)
