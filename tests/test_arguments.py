@@ -89,6 +89,7 @@ def test_parsing_twice_shares_nothing() -> None:
             "app --socket-mode 660x",
             "argument --socket-mode: '660x' is no octal number, such as 0660",
         ),
+        ("app --script-name shop", "--script-name is 'shop', but must be empty or begin with a"),
         ("app --socket-mode 1777", "--socket-mode is 1777, but must be at most 0777"),
         ("app --umask=-1", "--umask is -1, but must be at least 0000"),
         ("app -4 -6", "--ipv4-only and --ipv6-only exclude each other"),

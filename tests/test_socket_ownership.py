@@ -212,7 +212,7 @@ def test_what_only_root_may_do() -> None:
 def test_a_group_of_ones_own_needs_no_root(public_python: PublicPython) -> None:
     code = (
         "import os, sys; from vsgi_fcgi import Server\n"
-        f"server = Server(None, socket_group={WEB!r})\n"
+        f"server = Server(print, socket_group={WEB!r})\n"
         "server.listen('./a'); print(os.lstat('a').st_gid); server.close()"
     )
     with public_folder() as folder:

@@ -79,7 +79,7 @@ def test_command_lines(block: Block, words: str) -> None:
     lexer.whitespace_split = True
     given: list[str] = []
     for word in lexer:
-        if set(word) <= set("&|;<>()"):
+        if word and set(word) <= set("&|;<>()"):
             break
         given.append(word)
     if given[:1] in (["--help"], ["--version"], ["--print-completion"]):

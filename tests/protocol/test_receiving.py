@@ -218,7 +218,10 @@ def test_a_filter_gets_nothing_after_data_has_ended(late: bytes) -> None:
 def test_a_role_that_is_not_served_is_refused_and_its_input_ignored(role: int) -> None:
     connection = server_connection()
     connection.receive_data(records.begin(7, role))
-    assert records.read_answers(sent(connection)) == [Answer(7, b"", b"", 0, records.UNKNOWN_ROLE)]
+    # Without a status lighttpd would take it for an authorizer's 200.
+    stdout = b"Status: 500 Internal Server Error\r\n\r\n" if role == records.AUTHORIZER else b""
+    expected = Answer(7, stdout, b"", 0, records.UNKNOWN_ROLE)
+    assert records.read_answers(sent(connection)) == [expected]
     assert not connection.requests
     streams = records.params(7, PARAMS) + records.stdin(7, b"x") + records.data(7, b"x")
     assert connection.receive_data(streams) == []

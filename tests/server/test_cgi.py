@@ -35,6 +35,7 @@ def app(environ, start_response):
         "stdin": sys.stdin.read() if what == "/stdin" else "",
         "called": environ["vsgi_fcgi.main_context"].call(max, 1, 2),
         "terminated": environ["wsgi.input_terminated"],
+        "path": [environ["SCRIPT_NAME"], what],
     }
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(seen).encode()]
@@ -117,12 +118,23 @@ def test_a_request(tmp_path: Path, by: str) -> None:
     assert status == 0
 
 
-def test_the_command_starts_without_gevent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_starts_without_gevent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ.keys() - unmeasured().keys():
         monkeypatch.delenv(name)
     assert json.loads(Program(tmp_path, "command").run()[1])["modules"] == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({}, ["/app.fcgi", "/x"]), ({"VSGI_FCGI_SCRIPT_NAME": "/"}, ["", "/x"])],
+)
+def test_a_script_that_a_rewrite_has_put_before_the_path(
+    tmp_path: Path, variables: dict[str, str], expected: list[str]
+) -> None:
+    """As ``.htaccess`` does; one at the root is named by a slash, as empty variables are absent."""
+    asked = {"SCRIPT_NAME": "/app.fcgi", "PATH_INFO": "/x", "REQUEST_URI": "/x?y", **variables}
+    answer = Program(tmp_path, "command").run(b"", (), **asked)[1]
+    assert json.loads(answer)["path"] == expected
 
 
 def test_the_standard_input_is_empty_to_the_app(tmp_path: Path) -> None:

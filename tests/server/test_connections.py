@@ -19,7 +19,7 @@ from support.server import (
     wait_until,
 )
 
-from vsgi_fcgi.server import acceptor
+from vsgi_fcgi import accepting
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.runner import StartResponse
 
@@ -104,7 +104,7 @@ def test_with_none_idle_who_connects_waits_until_one_becomes_idle(worker: str) -
 def test_that_none_is_idle_is_not_said_each_time(
     silence: float, often: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceptor, "_SILENCE", silence)
+    monkeypatch.setattr(accepting, "_SILENCE", silence)
     app = Door()
     with logged() as log, running(app, max_connections=1) as server:
         (door,) = server.server._acceptors

@@ -6,7 +6,12 @@ from typing import Any
 
 from vsgi_fcgi.cli.options import OPTIONS, kind_of
 
-_TEXTS = {"access_log_format": "common", "log_format": "json"}
+_TEXTS = {
+    "access_log_format": "common",
+    "log_format": "json",
+    "script_name": "/some:value",
+    "sendfile_folder": "/srv",
+}
 
 
 def other_text(name: str) -> str:

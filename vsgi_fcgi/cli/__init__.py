@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 
 def command() -> None:
-    """Run `main` and leave the process with its status: the console script.
+    """Run `main` and leave the process with its status: the console script."""
+    leave(main())
+
+
+def leave(status: int) -> NoReturn:
+    """Leave the process, once it has served.
 
     By ``os._exit``, after what `atexit` and the standard streams are owed: the interpreter's own
     way out waits for every thread that an app has started and that is no daemon.
+
+    Args:
+        status: the exit status.
     """
     import atexit
 
-    status = main()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

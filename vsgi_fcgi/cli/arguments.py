@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import Action, ArgumentTypeError, BooleanOptionalAction
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass
 from typing import Any, NoReturn
 
@@ -43,30 +43,39 @@ class CommandLine:
     action: str | None
 
 
-def parse(argv: Sequence[str] | None) -> CommandLine:
+def parse(argv: Sequence[str] | None, program: str | None = None) -> CommandLine:
     """Read the command line.
 
     Args:
         argv: the arguments without the program's name; None for those of the process.
+        program: who reads it instead of the command, and has an app to serve.
 
     Raises:
         UsageError: something in it cannot be understood.
         SystemExit: after what gives information, such as ``--help``.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    command = COMMANDS.get(words[0], SERVE) if words else SERVE
-    parser = make_parser(command)
+    command = COMMANDS.get(words[0], SERVE) if words and not program else SERVE
+    parser = make_parser(command, program)
     namespace, unknown = parser.parse_known_args(words[1:] if command.name else words)
     if unknown:
         _refuse(parser, unknown)
-    found = vars(namespace)
-    config, action = found.pop("config", None), found.pop("action", None)
-    if found.get("app", "") is None:
-        del found["app"]
+    return command_line(command, vars(namespace))
+
+
+def command_line(command: Command, found: Mapping[str, Any]) -> CommandLine:
+    """What a command line says.
+
+    Args:
+        command: what is to be done.
+        found: what the parser has found, and maybe more; the names of fields matter.
+    """
     given = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in found.items()
+        if name in command.fields and value is not None
     }
-    return CommandLine(command, given, config, action)
+    return CommandLine(command, given, found.get("config"), found.get("action"))
 
 
 def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
@@ -85,12 +94,18 @@ def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn
     raise UsageError(f"{unknown[0]} is one argument too many{one}")
 
 
-def make_parser(command: Command = SERVE) -> argparse.ArgumentParser:
-    """The parser; its help is the reference of all options of a command."""
-    program = " ".join(filter(None, (PROGRAM, command.name)))
+def make_parser(command: Command = SERVE, program: str | None = None) -> argparse.ArgumentParser:
+    """The parser; its help is the reference of all options of a command.
+
+    Args:
+        command: the command.
+        program: who reads the command line instead, and has what is its argument.
+    """
+    argument = None if program else command.argument
+    program = program or " ".join(filter(None, (PROGRAM, command.name)))
     parser = _Parser(
         prog=program,
-        usage=f"{program} [OPTIONS]{' APP' if command.argument else ''}",
+        usage=f"{program} [OPTIONS]{' APP' if argument else ''}",
         description=command.description,
         epilog=command.epilog,
         allow_abbrev=False,
@@ -98,22 +113,29 @@ def make_parser(command: Command = SERVE) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         add_help=False,
     )
-    if command.argument:
-        item, kind = command.fields[command.argument], command.kind(command.argument)
+    if argument:
+        item, kind = command.fields[argument], command.kind(argument)
         parser.add_argument(item.name, metavar="APP", nargs="?", help=_help(item, kind))
     _add_information(parser.add_argument_group("information"))
+    add_settings(parser, command)
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
+    """Add the options for all settings of a command, group by group.
+
+    Args:
+        parser: where to; its ``argument_default`` is to be SUPPRESS.
+        command: the command.
+    """
     titles = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
     for item in command.fields.values():
         if item.name != command.argument:
             _add_setting(titles[item.metadata["group"]], item, command.kind(item.name))
-    return parser
 
 
-def _add_information(group: Any) -> None:
-    group.add_argument("--help", "-h", action="help", help="show this and leave")
-    group.add_argument(
-        "--version", action=_Version, nargs=0, help="show the versions of all that takes part"
-    )
+def add_configuration(group: Any) -> None:
+    """Add the options that have to do with the configuration as a whole."""
     group.add_argument(
         "--config", "-c", metavar="FILE", help="configuration file in TOML (pyproject.toml)"
     )
@@ -124,6 +146,14 @@ def _add_information(group: Any) -> None:
         group.add_argument(
             option_name(name), dest="action", action="store_const", const=name, help=text
         )
+
+
+def _add_information(group: Any) -> None:
+    group.add_argument("--help", "-h", action="help", help="show this and leave")
+    group.add_argument(
+        "--version", action=_Version, nargs=0, help="show the versions of all that takes part"
+    )
+    add_configuration(group)
     group.add_argument(
         "--print-completion",
         action=_PrintCompletion,

@@ -12,6 +12,7 @@ from vsgi_fcgi.cli.kinds import Kind, kind_of_type
 from vsgi_fcgi.exceptions import UsageError
 
 GROUPS = {
+    "roles": "apps for the other roles of FastCGI",
     "http": "HTTP",
     "upstream": "FastCGI application servers",
     "listening": "where to listen (options may be repeated and mixed)",

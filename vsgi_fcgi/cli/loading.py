@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vsgi_fcgi.exceptions import AppLoadError
+from vsgi_fcgi.exceptions import AppLoadError, UsageError
 from vsgi_fcgi.server.accounts import user_of
 
 DEFAULT_NAMES = ("application", "app")
@@ -67,6 +67,9 @@ def load_app(spec: str) -> Callable[..., Any]:
     positional, by_name = name.call
     try:
         app = factory(*positional, **by_name)
+    except UsageError:
+        # Of a factory that knows what is to be mended, such as ours for Flask.
+        raise
     except (Exception, SystemExit) as error:
         raise _failure(f"{path}() of {name.where} failed", error) from error
     return _checked(app, f"what {path}() of {name.where} returned")

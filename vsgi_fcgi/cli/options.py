@@ -174,6 +174,18 @@ class Options(ListeningOptions, ProcessOptions, HTTPConfig, Config):
         group="app",
         metavar="APP",
     )
+    authorizer: str | None = setting(
+        None,
+        "an app that web servers ask whether a request may pass: a 200 says so",
+        group="roles",
+        metavar="APP",
+    )
+    filter: str | None = setting(
+        None,
+        "an app that gets a file of the web server with each request",
+        group="roles",
+        metavar="APP",
+    )
 
     http: tuple[str, ...] = setting(
         (),

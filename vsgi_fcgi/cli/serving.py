@@ -7,21 +7,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vsgi_fcgi.cli.arguments import PROGRAM, parse
+from vsgi_fcgi.cli.apps import app_names, debugged, load_apps, same_for_all
+from vsgi_fcgi.cli.arguments import PROGRAM, CommandLine, parse
 from vsgi_fcgi.cli.configuration import Configuration, configure
-from vsgi_fcgi.cli.debugger import prepare, with_debugger
+from vsgi_fcgi.cli.debugger import prepare
 from vsgi_fcgi.cli.http_listeners import open_http, part
-from vsgi_fcgi.cli.loading import load_app, parse_app_name
+from vsgi_fcgi.cli.loading import load_app
 from vsgi_fcgi.cli.logs import configure_logging
 from vsgi_fcgi.cli.options import SERVE, Options
 from vsgi_fcgi.cli.process import OwnProcess, change_directory
 from vsgi_fcgi.cli.supervised import Supervised, supervised
 from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.server.cgi import Gateway, is_cgi, without_query
+from vsgi_fcgi.server.cgi import NO_RESPONDER, Gateway, is_cgi, without_query
 from vsgi_fcgi.server.listeners import Listener, default_address, open_listeners
 from vsgi_fcgi.server.patching import check_patching
+from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.systemd import forget_sockets
-from vsgi_fcgi.wsgi.runner import App
 
 _DEMONSTRATION = "vsgi_fcgi.demo:app"
 
@@ -38,14 +39,29 @@ def serve(argv: Sequence[str] | None) -> int:
     Raises:
         UsageError: something that was asked for cannot be done.
     """
-    under_cgi = is_cgi(os.environ)
-    if argv is None and under_cgi:
+    if argv is None and is_cgi(os.environ):
         argv = without_query(sys.argv[1:], os.environ)
     line = parse(argv)
     if line.command is not SERVE:
         from vsgi_fcgi.cli.forwarding import forward
 
         return forward(line)
+    return serve_line(line)
+
+
+def serve_line(line: CommandLine) -> int:
+    """Serve an app as a command line says that was read already.
+
+    Args:
+        line: the command line, of the command `SERVE`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UsageError: something that was asked for cannot be done.
+    """
+    under_cgi = is_cgi(os.environ)
     # Not None in the processes that --reload starts.
     child = supervised(os.environ)
     configuration = configure(line, os.environ)
@@ -53,14 +69,13 @@ def serve(argv: Sequence[str] | None) -> int:
         sys.stdout.write(configuration.as_toml())
         return 0
     options = configuration.options
-    if options.app is None:
-        if not options.http:
-            raise UsageError(f"no app is named; {PROGRAM} --help says how")
+    if options.app is None and options.http:
         options = replace(options, app=_DEMONSTRATION)
+    names = app_names(options)
+    if not names:
+        raise UsageError(f"no app is named; {PROGRAM} --help says how")
     if options.static and not options.http:
         raise UsageError("--static is for --http; behind a web server, have that serve the files")
-    app_name = str(options.app)
-    parse_app_name(app_name)
     addresses = options.addresses()
     if not options.names_an_address:
         addresses = [] if options.http else [default_address(os.environ)]
@@ -74,9 +89,9 @@ def serve(argv: Sequence[str] | None) -> int:
     # Under --reload, the pid file and the name are the parent's.
     process = OwnProcess(options if child is None else child.own(options))
     if line.action == "check_config":
-        return _check(configuration, app_name)
+        return _check(configuration, names)
     if under_cgi and child is None and not options.names_an_address and not options.http:
-        return _answer(options, app_name)
+        return _answer(options)
     process.check_rights()
     # Listening comes first: a web server that connects early waits in the backlog instead of
     # being refused, and fd 0 has moved away before any code of the app can inherit it.
@@ -96,7 +111,7 @@ def serve(argv: Sequence[str] | None) -> int:
             prepare(listeners, os.environ)
         if options.reload and child is None:
             return _supervise(listeners, options, started_in)
-        return _serve_on(listeners, process, options, app_name, child)
+        return _serve_on(listeners, process, options, names, child)
     finally:
         # The server has closed them; after an error, or a Ctrl-C while the app was loading,
         # no file of a socket may stay behind.
@@ -123,7 +138,7 @@ def _serve_on(
     listeners: Sequence[Listener],
     process: OwnProcess,
     options: Options,
-    app_name: str,
+    names: dict[str, str],
     child: Supervised | None,
 ) -> int:
     # Imported before the app can monkey-patch the modules that the server takes names from.
@@ -132,8 +147,8 @@ def _serve_on(
     process.enter()
     if child is not None:
         child.start()
-    app, options = _load(options, app_name, child)
-    server = Server(app, config=options)
+    apps, options = _load(options, names, child)
+    server = Server(apps.responder, authorizer=apps.authorizer, filter=apps.filter, config=options)
     http, fastcgi = part(listeners)
     server.add_listeners(fastcgi)
     server.at_exit.append(process.leave)
@@ -148,48 +163,53 @@ def _serve_on(
         front.remove()
 
 
-def _answer(options: Options, app_name: str) -> int:
+def _answer(options: Options) -> int:
     """Answer the one request that this process was started for, as a CGI program.
 
     It is the web server's own process: it has no user, pid file or log of requests of its own.
     """
+    if options.app is None:
+        raise UsageError(NO_RESPONDER)
     # Before the app is loaded, which may print.
     gateway = Gateway(options)
-    app = load_app(app_name)
+    app = load_app(options.app)
     configure_logging(options)
     return gateway.serve(app)
 
 
-def _load(options: Options, app_name: str, child: Supervised | None) -> tuple[App, Options]:
-    """The app, and the settings to serve it with.
+def _load(
+    options: Options, names: dict[str, str], child: Supervised | None
+) -> tuple[Apps, Options]:
+    """The apps, and the settings to serve them with.
 
     Raises:
-        UsageError: it cannot be loaded, and nobody waits for it to be mended.
+        UsageError: one cannot be loaded, and nobody waits for it to be mended.
     """
     try:
-        app: App = load_app(app_name)
+        apps = load_apps(names)
         check_patching(options.worker)
     except UsageError as error:
         if child is None:
             raise
         configure_logging(options)
         # The page needs no threads, which the app may have patched before it failed.
-        return child.stand_in(error), replace(options, worker="main")
-    # After the app, which may have set up a log of its own.
+        return same_for_all(names, child.stand_in(error)), replace(options, worker="main")
+    # After the apps, which may have set up a log of its own.
     configure_logging(options)
     if options.debug:
-        app = with_debugger(app)
+        apps = debugged(apps)
     if child is not None:
         child.loaded()
-    return app, options
+    return apps, options
 
 
-def _check(configuration: Configuration, app_name: str) -> int:
-    """Load the app, and say what would be used."""
-    load_app(app_name)
+def _check(configuration: Configuration, names: dict[str, str]) -> int:
+    """Load the apps, and say what would be used."""
+    load_apps(names)
     check_patching(configuration.options.worker)
     configure_logging(configuration.options)
-    lines = [*configuration.changed(), "", "The app was loaded, and the settings can be used."]
+    loaded = "The app was loaded" if len(names) == 1 else "The apps were loaded"
+    lines = [*configuration.changed(), "", f"{loaded}, and the settings can be used."]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 

@@ -8,10 +8,11 @@ from typing import Final, cast
 import gevent
 from gevent.event import Event
 
+from vsgi_fcgi.accepting import Listening
 from vsgi_fcgi.addresses import Address
 from vsgi_fcgi.budget import Budget
 from vsgi_fcgi.client.connection import Logger
-from vsgi_fcgi.client.relay_acceptor import Listening, RelayAcceptor
+from vsgi_fcgi.client.relay_acceptor import RelayAcceptor
 from vsgi_fcgi.client.relay_channel import RelayChannel
 from vsgi_fcgi.client.relay_config import RelayConfig
 from vsgi_fcgi.client.relay_queue import RelayQueue

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from vsgi_fcgi.client.relayed import Relayed
 from vsgi_fcgi.loop import WRITE, Watcher
+from vsgi_fcgi.protocol import NOT_AUTHORIZED, Role
 from vsgi_fcgi.protocol.events import Buffer
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ class RelayWriter:
         while (piece := exchange.take()) is not None:
             pieces.append(piece)
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if not data and request.role == Role.AUTHORIZER:
+            data = NOT_AUTHORIZED
         if exchange.app_status:
             relayed.first, relayed.sent = data, len(data)
             failure = relayed.cut_short(exchange.app_status)

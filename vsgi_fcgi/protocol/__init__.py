@@ -2,7 +2,7 @@
 
 from vsgi_fcgi.protocol.client import ClientConnection
 from vsgi_fcgi.protocol.client_request import ClientRequest
-from vsgi_fcgi.protocol.constants import ProtocolStatus, RecordType, Role
+from vsgi_fcgi.protocol.constants import NOT_AUTHORIZED, ProtocolStatus, RecordType, Role
 from vsgi_fcgi.protocol.events import (
     ClientEvent,
     DataEnded,
@@ -25,6 +25,7 @@ from vsgi_fcgi.protocol.server import ServerConnection
 from vsgi_fcgi.protocol.state import Answering, Inbound, Outbound, Sending
 
 __all__ = [
+    "NOT_AUTHORIZED",
     "Answering",
     "ClientConnection",
     "ClientEvent",

@@ -18,6 +18,10 @@ it adds content and padding in 16 bits."""
 KEEP_CONN: Final = 1
 """The flag of BEGIN_REQUEST: the web server, not the application, closes (section 5.1)."""
 
+NOT_AUTHORIZED: Final = b"Status: 500 Internal Server Error\r\n\r\n"
+"""What is sent on STDOUT for an authorizer that says nothing, or that there is not: lighttpd takes
+an answer without a status for a 200, whatever END_REQUEST says, and lets everybody through."""
+
 
 class RecordType(IntEnum):
     """What a record is (section 3.3)."""

@@ -9,6 +9,7 @@ from vsgi_fcgi.exceptions import LocalProtocolError, ParamsError, RemoteProtocol
 from vsgi_fcgi.protocol.constants import (
     HEADER_SIZE,
     KEEP_CONN,
+    NOT_AUTHORIZED,
     VERSION,
     ProtocolStatus,
     RecordType,
@@ -185,6 +186,8 @@ class ServerConnection(RecordReader[Event]):
         request = requests[id] = Request(id, role, flags & KEEP_CONN != 0)
         if role not in self._roles:
             request.inbound = _DISCARDING
+            if role == _AUTHORIZER:
+                self.send_stdout(request, NOT_AUTHORIZED)
             self.end_request(request, protocol_status=ProtocolStatus.UNKNOWN_ROLE)
         elif len(requests) > self._limits.requests:
             request.inbound = _DISCARDING

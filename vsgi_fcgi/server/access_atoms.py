@@ -22,6 +22,7 @@ NOTES: Final = {
     "peer": "channel.peer",
     "requests": "len(channel.connection.requests)",
     "received": "0 if body is None else body.size",
+    "role": "request.role",
 }
 """What is noted, by names that expressions may use.
 
@@ -33,7 +34,7 @@ Ints, because it takes Python long to make text of a float.
 # Further names that expressions may use: `head`, STDOUT, of which the header block is there;
 # `body_size`, `sent` and `ending`; `run_began`, `run_ended` and `now`, times; `none`, which stands
 # for a text that is not there, and `missing` for a number; `apache`, `iso` and `zone` of the second
-# of `moment`; `statuses`, `milliseconds`, `header`, `pid` and `pid_of_gunicorn`.
+# of `moment`; `statuses`, `milliseconds`, `roles`, `header`, `pid` and `pid_of_gunicorn`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ ATOMS: Final[dict[str, Atom]] = {
     "connection": Atom("peer", text=True),
     "neighbours": Atom("requests - 1 if handed_over else missing"),
     "received": Atom("received"),
+    "role": Atom("roles[role]"),
     "sent": Atom("sent"),
     "end": Atom("ending"),
     "pid": Atom("pid", fixed=True),

@@ -15,6 +15,7 @@ from vsgi_fcgi.server.access_seconds import second_of
 from vsgi_fcgi.server.access_syntax import PRESETS, parse_format
 from vsgi_fcgi.server.endings import Ending
 from vsgi_fcgi.server.logged_reply import LoggedReply
+from vsgi_fcgi.server.roles import ROLE_NAMES
 
 _MAX_PLAIN: Final = 8192
 """Characters of a line up to which no text in it is cut."""
@@ -92,6 +93,7 @@ class AccessFormat:
             "pid": str(os.getpid()),
             "pid_of_gunicorn": f"<{os.getpid()}>",
             "rebuild_target": rebuild_target,
+            "roles": {role: name.lower() for role, name in ROLE_NAMES.items()},
             "second_of": second_of,
             "statuses": {b"%d" % status: str(status) for status in range(100, 1000)}
             | {b"": missing},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vsgi_fcgi.protocol import (
     Event,
@@ -16,6 +16,7 @@ from vsgi_fcgi.protocol import (
     StdinEnded,
     StdinReceived,
 )
+from vsgi_fcgi.protocol.events import Buffer
 from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.contract import main_only
 from vsgi_fcgi.server.endings import Ending
@@ -36,6 +37,9 @@ _SPOOL_STEP = 262144
 
 _RETRY_AFTER = 1
 """Seconds after which a client may come again when the server was overloaded."""
+
+_CHUNKED: Final = "-1"
+"""What Caddy 2.6 says of a body without a length, where others say nothing."""
 
 
 class Assembler:
@@ -73,9 +77,14 @@ class Assembler:
                 else:
                     self._ended(channel, request, request.context)
             elif isinstance(event, StdinReceived):
-                self._received(channel, event)
+                self._received(channel, request, request.context, event.data)
             elif isinstance(event, RequestRejected):
                 self.refuse(channel, request, event.status, event.reason)
+            else:
+                self._data(channel, event)
+
+    def _data(self, channel: Channel, event: Event) -> None:
+        """Take a piece of DATA, or its end: only a filter has that."""
 
     def _started(self, channel: Channel, request: Request) -> None:
         params = request.params
@@ -86,6 +95,9 @@ class Assembler:
         if not params.get("REQUEST_METHOD"):
             self.refuse(channel, request, 400, "it has no REQUEST_METHOD")
         elif params.get("CONTENT_LENGTH"):
+            if params["CONTENT_LENGTH"] == _CHUNKED:
+                params["CONTENT_LENGTH"] = ""
+                return
             try:
                 expected = content_length(params)
             except ValueError as error:
@@ -98,21 +110,24 @@ class Assembler:
 
     def _make_body(self, expected: int | None) -> Body:
         body = Body(expected, self._memory, self._spool)
-        if self._context.access_log is not None:
-            body.began = monotonic_ns()
+        body.began = self._now()
         return body
 
-    def _received(self, channel: Channel, event: StdinReceived) -> None:
-        request = event.request
-        body: Body | None = request.context
+    def _now(self) -> int:
+        """The time in nanoseconds, for an access log; 0 if there is none."""
+        return 0 if self._context.access_log is None else monotonic_ns()
+
+    def _received(
+        self, channel: Channel, request: Request, body: Body | None, data: Buffer
+    ) -> None:
         if body is None:
             expected = 0 if request.params.get("CONTENT_LENGTH") else None
             body = request.context = self._make_body(expected)
         config = self._context.config
-        if body.expected is None and body.size + len(event.data) > config.max_body_bytes:
+        if body.expected is None and body.size + len(data) > config.max_body_bytes:
             self._refuse_size(channel, request)
             return
-        body.append(event.data)
+        body.append(data)
         if body.writing:
             return
         if body.in_file:
@@ -129,7 +144,11 @@ class Assembler:
         elif body.in_file and not body.writing and body.held:
             self._write_out(channel, request, body)
         elif not body.writing:
-            self._context.dispatcher.submit(channel, request, body)
+            self._complete(channel, request, body)
+
+    def _complete(self, channel: Channel, request: Request, body: Body) -> None:
+        """All of a body is where it is to be."""
+        self._context.dispatcher.submit(channel, request, body)
 
     def _write_out(self, channel: Channel, request: Request, body: Body) -> None:
         done = partial(self._written_out, channel, request, body)
@@ -150,7 +169,7 @@ class Assembler:
         elif body.held and (body.ended or body.held >= _SPOOL_STEP):
             self._write_out(channel, request, body)
         elif body.ended:
-            self._context.dispatcher.submit(channel, request, body)
+            self._complete(channel, request, body)
             self._context.hand_over()
         channel.resume()
 

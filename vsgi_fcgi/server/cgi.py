@@ -38,6 +38,11 @@ _READ = 65536
 _WRITE = select.PIPE_BUF
 """Bytes that a pipe takes without waiting, once it says that it takes any."""
 
+NO_RESPONDER = (
+    "a CGI program answers requests, and there is no app for that; authorizers and filters exist"
+    " in FastCGI alone"
+)
+
 _log = logging.getLogger("vsgi_fcgi")
 
 
@@ -81,19 +86,21 @@ def without_query(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     return list(argv[:own])
 
 
-def serve_cgi(app: App, config: Config) -> int:
+def serve_cgi(app: App | None, config: Config) -> int:
     """Answer the request that this process was started for.
 
     Args:
-        app: the WSGI app.
+        app: the WSGI app; the other roles of FastCGI do not exist here.
         config: the settings, of which the limits of a body and the timeouts matter here.
 
     Returns:
         The exit status: 0 if the request was answered, 1 if its answer was cut off.
 
     Raises:
-        UsageError: there is no stdout to answer to.
+        UsageError: there is no app, or no stdout to answer to.
     """
+    if app is None:
+        raise UsageError(NO_RESPONDER)
     return Gateway(config).serve(app)
 
 
@@ -160,7 +167,8 @@ class Gateway:
         base["wsgi.run_once"] = True
         errors = ErrorStream(reply)
         with body:
-            run_app(app, make_environ(params, (), base, body, size, errors), reply)
+            mount = self._config.mount_point
+            run_app(app, make_environ(params, (), base, body, size, errors, mount), reply)
         errors.flush()
         return reply.exit_status
 

@@ -54,7 +54,7 @@ class Channel:
         self.context = context
         self.sock = sock
         self.peer = peer
-        self.connection: ServerConnection = ServerConnection(context.limits, context.values)
+        self.connection: ServerConnection = context.make_connection()
         self.writer = Writer(self)
         self.last_active = context.loop.now()
         self.silent = True

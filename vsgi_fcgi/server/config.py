@@ -9,11 +9,15 @@ of its own can be told.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.server.access_syntax import parse_format
 from vsgi_fcgi.settings import GIB, KIB, MIB, Octal, check_settings, setting
+from vsgi_fcgi.wsgi.file_wrapper import FileWrapper
+from vsgi_fcgi.wsgi.paths import mount_point
+from vsgi_fcgi.wsgi.sendfile import X_ACCEL, X_SENDFILE, Sendfile
 
 WORKERS = ("thread", "main")
 
@@ -83,6 +87,25 @@ class Config(SocketConfig):
     )
     spool_dir: str | None = setting(
         None, "folder for temporary files", metavar="DIR", default_text="TMPDIR, else /tmp"
+    )
+    script_name: str | None = setting(
+        None,
+        "path below which the web server has the app, such as /app; empty at the root of the site",
+        metavar="PATH",
+        default_text="as the web server says",
+    )
+
+    sendfile: str = setting(
+        "off",
+        "leave files that an app returns by wsgi.file_wrapper to the web server, by X-Sendfile"
+        " (lighttpd, Apache) or X-Accel-Redirect (nginx)",
+        choices=("off", X_SENDFILE, X_ACCEL),
+    )
+    sendfile_folder: tuple[str, ...] = setting(
+        (),
+        "a folder whose files are left to it (for x-sendfile, all are if none is named); for"
+        " x-accel with the URL of its internal location, as in /files=/srv/files",
+        metavar="[/URL=]DIR",
     )
 
     access_log: str | None = setting(
@@ -156,7 +179,12 @@ class Config(SocketConfig):
         group="limits",
         least=64 * KIB,
     )
-    max_body_bytes: int = setting(GIB, "bytes of a request body, then 413", group="limits", least=0)
+    max_body_bytes: int = setting(
+        GIB,
+        "bytes of a request body, then 413; of the file of a filter, then 500",
+        group="limits",
+        least=0,
+    )
     body_memory_bytes: int = setting(
         MIB,
         "bytes of a request body kept in memory; a larger body goes to a temporary file",
@@ -209,6 +237,37 @@ class Config(SocketConfig):
     def __post_init__(self) -> None:
         check_settings(self)
         try:
+            _ = self.mount_point
+        except ValueError as error:
+            raise UsageError(f"script_name is {error}") from None
+        self._check_sendfile()
+        try:
             parse_format(self.access_log_format)
         except UsageError as error:
             raise UsageError(f"access_log_format {error}") from None
+
+    def _check_sendfile(self) -> None:
+        if self.sendfile == X_ACCEL and not self.sendfile_folder:
+            raise UsageError(
+                "sendfile is x-accel, and no sendfile_folder says which internal location has"
+                " which files, as in /files=/srv/files"
+            )
+        for text in self.sendfile_folder:
+            url, _, folder = text.rpartition("=")
+            needs_url = self.sendfile == X_ACCEL
+            if folder[:1] != "/" or (url[:1] != "/" if url or needs_url else False):
+                form = "/URL=/DIR" if needs_url else "/DIR"
+                raise UsageError(f"sendfile_folder is {text!r}, but must be like {form}")
+
+    @property
+    def file_wrapper(self) -> Callable[..., FileWrapper]:
+        """What apps get as ``wsgi.file_wrapper``."""
+        if self.sendfile == "off":
+            return FileWrapper
+        parts = (text.rpartition("=") for text in self.sendfile_folder)
+        return Sendfile(self.sendfile, [(url, folder) for url, _, folder in parts]).wrap
+
+    @property
+    def mount_point(self) -> str | None:
+        """`script_name` as it is in an environ; None to work it out for each request."""
+        return None if self.script_name is None else mount_point(self.script_name)

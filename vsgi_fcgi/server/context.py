@@ -11,7 +11,7 @@ import gevent
 from vsgi_fcgi.budget import Budget
 from vsgi_fcgi.loop import Loop, Watcher
 from vsgi_fcgi.native import get_ident
-from vsgi_fcgi.protocol import Limits
+from vsgi_fcgi.protocol import Limits, Role, ServerConnection
 from vsgi_fcgi.server import contract
 from vsgi_fcgi.server.access_log import AccessLog
 from vsgi_fcgi.server.assembler import Assembler
@@ -27,12 +27,12 @@ from vsgi_fcgi.server.line_writer import LineWriter
 from vsgi_fcgi.server.log import Log
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.main_worker import MainWorker
-from vsgi_fcgi.server.running import run_request, run_timed
+from vsgi_fcgi.server.role_assembler import RoleAssembler
+from vsgi_fcgi.server.roles import Apps
+from vsgi_fcgi.server.running import make_run
 from vsgi_fcgi.server.thread_pool import ThreadPool
 from vsgi_fcgi.server.timeouts import Timeouts
 from vsgi_fcgi.server.writer import Writer
-from vsgi_fcgi.wsgi.environ import base_environ
-from vsgi_fcgi.wsgi.runner import App
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class MainContext:
     """Made in the thread that is to be the main context; its hub runs whenever that thread waits.
 
     Args:
-        app: the WSGI app.
+        apps: the apps.
         config: the settings.
         log: the log.
         access_lines: writes the access log, if there is to be one.
@@ -61,12 +61,13 @@ class MainContext:
         memory: bytes of bodies and of unsent output in memory.
         params: bytes of params that have come in part.
         spool: bytes of temporary files.
+        make_connection: makes the protocol of a connection.
         make_gate: makes what a worker waits at.
         hand_over: to be called when requests were submitted, once for many.
     """
 
     def __init__(
-        self, app: App, config: Config, log: Log, access_lines: LineWriter | None = None
+        self, apps: Apps, config: Config, log: Log, access_lines: LineWriter | None = None
     ) -> None:
         self.config = config
         self.log = log
@@ -95,23 +96,25 @@ class MainContext:
         self.on_room: Callable[[], object] | None = None
         self.on_empty: Callable[[], object] | None = None
         self._inside = True
-        self._pool = self._start_pool(app)
+        self._pool = self._start_pool(apps)
         self.make_gate: Callable[[], Gate] = GreenletGate if self._inside else ThreadGate
         self.hand_over = self._pool.hand_over
         self.dispatcher = Dispatcher(self, self._pool)
-        self.assembler = Assembler(self)
+        others = apps.roles - {Role.RESPONDER}
+        self.assembler = RoleAssembler(self) if others else Assembler(self)
         self.timeouts = Timeouts(self)
 
-    def _start_pool(self, app: App) -> Pool:
+    def _start_pool(self, apps: Apps) -> Pool:
         """Start the workers, and work out what the web server may be told of them."""
         config = self.config
         pool: Pool | None = None
         workers = 1
-        base = base_environ(multithread=False, vsgi_fcgi__main_context=self.calls)
         timed = self.access_log is not None and self.access_log.times_runs
-        run = partial(run_timed if timed else run_request, app, base)
+        make = partial(make_run, apps, timed=timed, mount=config.mount_point)
+        make = partial(make, vsgi_fcgi__main_context=self.calls)
+        make = partial(make, wsgi__file_wrapper=config.file_wrapper)
         if config.worker == "thread":
-            threads = ThreadPool(run, self.loop, self.mailbox)
+            threads = ThreadPool(make(multithread=True), self.loop, self.mailbox)
             workers = threads.start(config.threads)
             if workers:
                 pool = threads
@@ -123,18 +126,18 @@ class MainContext:
                     config.threads,
                     "" if workers else "; the app runs in the main context instead",
                 )
-        base["wsgi.multithread"] = not self._inside
         requests = min(config.max_queued + max(workers, 1), config.max_requests_per_connection)
-        self.limits = Limits(
+        limits = Limits(
             config.max_requests_per_connection, config.max_params_bytes, config.max_params_count
         )
-        self.values = {
+        values = {
             "FCGI_MAX_CONNS": str(config.max_connections),
             "FCGI_MAX_REQS": str(requests),
             "FCGI_MPXS_CONNS": "1",
         }
+        self.make_connection = partial(ServerConnection, limits, values, apps.roles)
         if pool is None:
-            pool = MainWorker(run, self.loop, self.mailbox, self._drain)
+            pool = MainWorker(make(multithread=False), self.loop, self.mailbox, self._drain)
         return pool
 
     # Waking up.

@@ -28,6 +28,7 @@ from vsgi_fcgi.server.log import Log
 from vsgi_fcgi.server.notifier import Notifier
 from vsgi_fcgi.server.patching import check_patching
 from vsgi_fcgi.server.peers import allowed_peers
+from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.signals import Signals
 from vsgi_fcgi.server.socket_ownership import SocketOwnership
 from vsgi_fcgi.server.systemd import forget_sockets
@@ -50,7 +51,9 @@ class Server:
         sys.exit(server.run())
 
     Args:
-        app: the WSGI app.
+        app: the WSGI app; None if only the others are served.
+        authorizer: the app that is asked whether the web server may let a request through.
+        filter: the app that gets a file of the web server beside the request.
         config: all settings at once.
         **settings: single settings, by the names of `Config`'s fields.
 
@@ -62,10 +65,18 @@ class Server:
             running requests get, before a graceful stop goes on; they may wait.
 
     Raises:
-        UsageError: a setting that does not exist, or is out of its bounds.
+        UsageError: a setting that does not exist, or is out of its bounds, or no app.
     """
 
-    def __init__(self, app: App, *, config: Config | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        app: App | None,
+        *,
+        authorizer: App | None = None,
+        filter: App | None = None,
+        config: Config | None = None,
+        **settings: Any,
+    ) -> None:
         if config is not None and settings:
             raise UsageError("give either config or single settings, not both")
         try:
@@ -76,7 +87,7 @@ class Server:
         self.at_start: list[Callable[[], object]] = []
         self.before_stop: list[Callable[[float], object]] = []
         self._begun_to_stop = False
-        self._app = app
+        self._apps = Apps(app, authorizer, filter)
         self._listeners: list[Listener] = []
         self._acceptors: list[Acceptor] = []
         self._log = self.log = Log(self.config.max_log_records, self.config.max_log_bytes)
@@ -146,7 +157,7 @@ class Server:
         """
         if not self._listeners:
             if is_cgi(os.environ):
-                return serve_cgi(self._app, self.config)
+                return serve_cgi(self._apps.responder, self.config)
             self.listen()
         # Here the process is ours; a server that is embedded with `start` is a guest in it.
         sys.setswitchinterval(self.config.switch_interval)
@@ -221,7 +232,7 @@ class Server:
         self._lost = 0
         self._begun_to_stop = False
         self._done = Event()
-        context = self._context = MainContext(self._app, config, log, access_lines)
+        context = self._context = MainContext(self._apps, config, log, access_lines)
         signals = None
         try:
             self._acceptors = [Acceptor(context, listener, allowed) for listener in self._listeners]
@@ -231,8 +242,9 @@ class Server:
                     context.loop, config.graceful_timeout, self._on_signal, self._exit_now
                 )
                 signals.install()
+            for listener in self._listeners:
+                self._announce(listener, allowed)
             for acceptor in self._acceptors:
-                self._announce(acceptor.listener, allowed)
                 acceptor.start()
             if with_notifier:
                 self._notifier = Notifier.wanted(context, self.uris)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vsgi_fcgi.loop import WRITE, Watcher
-from vsgi_fcgi.protocol import Outbound
+from vsgi_fcgi.protocol import NOT_AUTHORIZED, Outbound, Role
 from vsgi_fcgi.protocol.events import Buffer
 from vsgi_fcgi.ring_file import Extent
 from vsgi_fcgi.server.contract import main_only
@@ -231,10 +231,13 @@ class Writer:
             reply.output.close()
         # The reply refers to the request: parted, both go without the garbage collector.
         request.context = None
-        if reply.broken and len(connection.requests) == 1:
-            # Only the end of the connection tells the web server that the answer is broken.
-            connection.break_off(request)
-            return
+        if reply.broken:
+            if len(connection.requests) == 1:
+                # Only the end of the connection tells the web server that the answer is broken.
+                connection.break_off(request)
+                return
+            if not reply.begun and request.role == Role.AUTHORIZER:
+                reply.final = NOT_AUTHORIZED
         if not reply.has_stderr:
             connection.respond(request, reply.final, reply.app_status)
             return

@@ -7,16 +7,20 @@ from io import BytesIO
 from typing import IO, Any
 
 from vsgi_fcgi.wsgi.file_wrapper import FileWrapper
+from vsgi_fcgi.wsgi.paths import find_path
 
 Environ = dict[str, Any]
 
 
-def base_environ(*, multithread: bool, multiprocess: bool = False, **more: object) -> Environ:
+def base_environ(
+    *, multithread: bool, multiprocess: bool = False, role: str = "RESPONDER", **more: object
+) -> Environ:
     """The keys that are the same for every request of a server.
 
     Args:
         multithread: whether another thread may run the app at the same time.
         multiprocess: whether another process may run the same app.
+        role: what the app is asked as, by libfcgi's name for it.
         **more: further keys, with ``__`` for the dot in their names.
     """
     environ: Environ = {
@@ -26,6 +30,7 @@ def base_environ(*, multithread: bool, multiprocess: bool = False, **more: objec
         "wsgi.run_once": False,
         "wsgi.file_wrapper": FileWrapper,
         "wsgi.input_terminated": True,
+        "FCGI_ROLE": role,
     }
     environ.update((name.replace("__", "."), value) for name, value in more.items())
     return environ
@@ -38,6 +43,7 @@ def make_environ(
     body: IO[bytes] | None,
     body_length: int,
     errors: object,
+    mount: str | None = None,
 ) -> Environ:
     """Make the environ of one request.
 
@@ -48,6 +54,7 @@ def make_environ(
         body: the request body, positioned at its start; None for an empty one.
         body_length: bytes in it.
         errors: ``wsgi.errors``.
+        mount: where the app is mounted, as by `mount_point`; None to work it out.
 
     Returns:
         The environ.
@@ -79,10 +86,10 @@ def make_environ(
     environ["wsgi.url_scheme"] = "https" if secure else "http"
     if "QUERY_STRING" not in environ:
         environ["QUERY_STRING"] = ""
-    if "SCRIPT_NAME" not in environ:
-        environ["SCRIPT_NAME"] = ""
-    if "PATH_INFO" not in environ:
-        environ["PATH_INFO"] = ""
+    # An app at the root, and all is well: most requests are that, and cost no more than this.
+    path = environ.get("PATH_INFO")
+    if mount or environ.get("SCRIPT_NAME") != "" or not path or path[0] != "/":
+        environ["SCRIPT_NAME"], environ["PATH_INFO"], _ = find_path(environ, mount)
     if "SERVER_PROTOCOL" not in environ:
         environ["SERVER_PROTOCOL"] = "HTTP/1.0"
     if not environ.get("SERVER_NAME"):
@@ -131,9 +138,26 @@ def content_length(params: Mapping[str, str]) -> int | None:
     Raises:
         ValueError: it is no number.
     """
-    text = params.get("CONTENT_LENGTH")
+    return byte_count(params, "CONTENT_LENGTH")
+
+
+def byte_count(params: Mapping[str, str], name: str) -> int | None:
+    """Read a param that is a number of bytes; see `content_length`."""
+    text = params.get(name)
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 19:
-        raise ValueError(f"CONTENT_LENGTH is {text[:40]!r}, not a number of bytes")
+        raise ValueError(f"{name} is {text[:40]!r}, not a number of bytes")
     return int(text)
+
+
+def check_seconds(params: Mapping[str, str], name: str) -> None:
+    """Check a param that is a time in seconds since 1970, or before; absent and empty will do.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    text = params.get(name, "")
+    digits = text.removeprefix("-")
+    if text and (not (digits.isascii() and digits.isdigit()) or len(digits) > 19):
+        raise ValueError(f"{name} is {text[:40]!r}, not a number of seconds")

@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 from vsgi_fcgi.wsgi.headers import HOP_BY_HOP
 
-# HTTP_PROXY would be taken for a setting by programs that run as CGI (httpoxy).
+# HTTP_PROXY would be taken for a setting by programs that run as CGI (httpoxy). FCGI_ROLE is what
+# the app of this environ was asked as, and no matter of the web server.
 _DROPPED: Final = frozenset(
-    {"HTTP_PROXY", *(f"HTTP_{name.upper().replace('-', '_')}" for name in HOP_BY_HOP)}
+    {"HTTP_PROXY", "FCGI_ROLE", *(f"HTTP_{name.upper().replace('-', '_')}" for name in HOP_BY_HOP)}
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol
@@ -9,11 +10,14 @@ from typing import Any, Protocol
 from vsgi_fcgi.exceptions import ClientDisconnected, ResponseError
 from vsgi_fcgi.wsgi.environ import Environ, request_line
 from vsgi_fcgi.wsgi.headers import encode_header_block, error_response
+from vsgi_fcgi.wsgi.sendfile import SendableFile
 
 Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 StartResponse = Callable[..., Callable[[bytes], object]]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+_CONTENT_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[^\r]*\r\n")
 
 _JOIN_SIZE = 65536
 """Up to this many bytes the header block and the body are joined; more is not copied."""
@@ -129,6 +133,22 @@ class Response:
         self._left = 0
         return data
 
+    def leave(self, file: SendableFile) -> bool:
+        """Leave the body to the web server, if it is a file that it may send.
+
+        Returns:
+            Whether that was done, and the response has ended.
+        """
+        head = self._head
+        if self.sent or not self._body or head is None or not head.startswith(b"Status: 200"):
+            return False
+        header = file.leave()
+        if header is None:
+            return False
+        # The web server finds out how long it is, and may send a part of it.
+        self._sink.finish(_CONTENT_LENGTH.sub(b"\r\n", head[:-2]) + header + b"\r\n")
+        return True
+
     def end(self) -> None:
         """End the response, of which everything was taken."""
         if self._left:
@@ -193,6 +213,8 @@ def run_app(app: App, environ: Environ, sink: ResponseSink) -> None:
             response.respond_whole(iterable)
             return
         try:
+            if isinstance(iterable, SendableFile) and response.leave(iterable):
+                return
             for data in iterable:
                 if sink.cancelled:
                     return

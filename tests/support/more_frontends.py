@@ -1,0 +1,58 @@
+"""Further web servers, each with its file in ``examples/``, in front of a server that runs."""
+
+from __future__ import annotations
+
+from support.frontends import EXAMPLES, AppServer, WebServer, find
+from support.hosts import APACHE_MODULES, find_module, not_as_root
+from support.processes import Process, ProcessGroup
+
+
+class Behind(WebServer):
+    """A web server in front of a server that runs already.
+
+    Args:
+        group: the group that it belongs to; the server's socket is in its folder.
+        server: the server.
+    """
+
+    PROGRAM: str
+
+    def __init__(self, group: ProcessGroup, server: AppServer) -> None:
+        self._program = find(self.PROGRAM)
+        self._folder = group.folder
+        self._server = server
+        self._start(group)
+
+    def server_log(self) -> str:
+        return self._server.process.log()
+
+
+class ApacheProxy(Behind):
+    """Apache with mod_proxy_fcgi and ``examples/apache-proxy.conf``."""
+
+    PROGRAM = "apache2"
+    STDERR_SIGN = "AH01071: Got error"
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        find_module("proxy_fcgi")
+        env = {"STATE": str(self._folder), "PORT": str(self.port), "MODULES": str(APACHE_MODULES)}
+        argv = [*not_as_root(), self._program, "-DFOREGROUND", "-d", str(self._folder)]
+        return group.start([*argv, "-f", str(EXAMPLES / "apache-proxy.conf")], name=name, env=env)
+
+    def error_log(self) -> str:
+        log = self._folder / "error.log"
+        return self.process.log() + (log.read_text(errors="replace") if log.exists() else "")
+
+
+class Caddy(Behind):
+    """Caddy with ``examples/Caddyfile``."""
+
+    PROGRAM = "caddy"
+    # Version 2.6 throws it away.
+    STDERR_SIGN = None
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        env = {"PORT": str(self.port), "APP_SOCKET": str(self._server.socket)}
+        env["XDG_DATA_HOME"] = env["XDG_CONFIG_HOME"] = str(self._folder)
+        argv = [self._program, "run", "--config", str(EXAMPLES / "Caddyfile")]
+        return group.start([*argv, "--adapter", "caddyfile"], name=name, env=env)
