@@ -88,12 +88,12 @@ class _Server(WSGIServer):
         self.idle: set[Any] = set()
         self._timeout = config.http_timeout
 
-    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
+    def handle(self, sock: Any, address: Any) -> None:
         """Serve one connection."""
-        client_socket.settimeout(self._timeout)
-        if client_socket.family != socket.AF_UNIX:
-            client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return super().wrap_socket_and_handle(client_socket, address)
+        sock.settimeout(self._timeout)
+        # Headers and body are sent apart: the second would wait until the first is confirmed.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().handle(sock, address)
 
     def begin_stopping(self) -> None:
         """Accept no more, and hang up on whoever has asked nothing."""
