@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -271,3 +273,37 @@ def test_a_stop_under_load_loses_no_request_that_was_sent_before_an_answer() -> 
         for thread in threads:
             thread.join(10)
         assert torn == []
+
+
+def test_the_deadline_holds_if_the_handler_never_runs() -> None:
+    """A signal that another thread gets does not wake an app that waits in the kernel."""
+    script = """
+import os, signal, socket, tempfile, threading
+from vsgi_fcgi import Server
+
+def app(environ, start_response):
+    def interrupt():
+        path = f"/proc/self/task/{os.getpid()}/stat"
+        while open(path).read().rpartition(")")[2].split()[0] != "S":
+            pass
+        print("interrupted", flush=True)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt).start()
+    os.read(os.pipe()[0], 1)
+
+def ask(path):
+    from vsgi_fcgi.client import FastCGIClient
+    FastCGIClient(path).request("GET", "/")
+
+path = "unix:" + tempfile.mktemp()
+server = Server(app, worker="main", graceful_timeout=0.2)
+server.listen(path)
+threading.Thread(target=ask, args=(path,), daemon=True).start()
+server.run()
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert run.returncode == 1, run.stderr
+    assert run.stdout == "interrupted\n"

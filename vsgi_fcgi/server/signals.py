@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
-from _queue import Empty
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from gevent import monkey
 
-from vsgi_fcgi.loop import READ, Loop
-from vsgi_fcgi.native import SimpleQueue, start_thread
+from vsgi_fcgi.loop import READ, Loop, Watcher
+from vsgi_fcgi.native import start_thread
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -25,8 +25,11 @@ on top of it: lighttpd looks once a second whether it is to end. That is nobody'
 what runs. Who presses Ctrl-C again is to be heard sooner.
 """
 
+# Of the C module: a thread of ours waits for it, and an app may patch the other one.
+_socketpair: Any = monkey.get_original("_socket", "socketpair")
+
 _Note = tuple[int, float]
-"""A signal, and when it was handled on the monotonic clock, in seconds."""
+"""A signal, and when it was noticed on the monotonic clock, in seconds."""
 
 
 class Signals:
@@ -36,8 +39,9 @@ class Signals:
     more than a second. The deadline is kept by a thread of its own for the same reason: it holds
     even if the app never gives the loop its turn.
 
-    A handler runs between any two instructions of the main context, so it must take no lock; it
-    only puts a note into a queue that is made for that, and wakes the loop.
+    That thread hears of a signal before the handler does, which runs between two instructions of
+    the main context: one that comes while an app is about to wait in the kernel, or that another
+    thread gets, may be handled only when the app is back. A handler must take no lock.
 
     Args:
         loop: the main context's loop.
@@ -59,44 +63,45 @@ class Signals:
         self._grace = grace
         self._on_stop = on_stop
         self._on_deadline = on_deadline
-        self._notes: SimpleQueue[_Note | None] = SimpleQueue()
         self._first: _Note | None = None
+        self._begun = False
         self._before: list[tuple[signal.Signals, Any]] = []
 
     def install(self) -> None:
         """Take the signals over. In the process's main thread."""
         self._async = self._loop.async_()
         self._async.start(self._stop)
-        # Whichever thread a signal is delivered to, the byte that Python writes here makes the
-        # loop's thread run Python code, and with it the handler.
-        pair = monkey.get_original("socket", "socketpair")
-        self._receiving, self._sending = pair()
-        for end in (self._receiving, self._sending):
-            end.setblocking(False)
-        self._watcher = self._loop.io(self._receiving.fileno(), READ)
-        self._watcher.start(self._on_byte)
-        self._wakeup_before = signal.set_wakeup_fd(
-            self._sending.fileno(), warn_on_full_buffer=False
-        )
+        # What Python writes here, it writes at once, whichever thread a signal is delivered to. The
+        # handler comes later: an app that waits in the kernel may keep it from running.
+        self._receiving, self._sending = _socketpair()
+        self._sending.setblocking(False)
+        self._wakeup = self._sending.fileno()
+        self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         for number in _STOPPING:
             self._before.append((number, signal.signal(number, self._handle)))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self._watcher: Watcher | None = None
         try:
             start_thread(self._keep_deadline, "vsgi-fcgi-deadline")
         except RuntimeError:
             # This host allows no more threads: the loop has to keep the time.
+            self._receiving.setblocking(False)
             self._deadline_timer = self._loop.timer(self._grace)
-            self._without_thread = True
-        else:
-            self._without_thread = False
+            self._watcher = self._loop.io(self._receiving.fileno(), READ)
+            self._watcher.start(self._on_byte)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         note = number, time.monotonic()
         if self._first is None:
             self._first = note
-        elif self._without_thread and _is_another(note, self._first):
+        elif self._watcher is not None and _is_another(note, self._first):
             self._on_deadline(_second(number))
-        self._notes.put(note)
+        found = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        if found != self._wakeup:
+            # An app has taken it for itself (asyncio does), and got the byte.
+            signal.set_wakeup_fd(found)
+            with contextlib.suppress(BlockingIOError):
+                self._sending.send(bytes((number,)))
         self._async.send()
 
     def _on_byte(self) -> None:
@@ -106,28 +111,47 @@ class Signals:
             return
 
     def _stop(self) -> None:
-        if self._first is not None and self._before:
+        if self._first is not None and self._before and not self._begun:
+            self._begun = True
             name = signal.Signals(self._first[0]).name
-            if self._without_thread:
+            if self._watcher is not None:
                 self._deadline_timer.start(lambda: self._on_deadline(self._too_late()))
             self._on_stop(name)
 
     def _keep_deadline(self) -> None:
-        first = self._notes.get()
-        if first is None:
-            return
-        deadline = first[1] + self._grace
+        """Hear of signals, have the loop run their handler, and end the process in time."""
+        try:
+            self._wait_for_end()
+        finally:
+            self._receiving.close()
+
+    def _wait_for_end(self) -> None:
+        first: _Note | None = None
         while True:
+            if first is not None:
+                left = first[1] + self._grace - time.monotonic()
+                if left <= 0:
+                    self._on_deadline(self._too_late())
+                    return
+                self._receiving.settimeout(left)
             try:
-                note = self._notes.get(timeout=max(0.0, deadline - time.monotonic()))
-            except Empty:
-                self._on_deadline(self._too_late())
+                numbers = self._receiving.recv(64)
+            except TimeoutError:
+                continue
+            if not numbers:
                 return
-            if note is None:
-                return
-            if _is_another(note, first):
-                self._on_deadline(_second(note[0]))
-                return
+            if self._before:
+                # So that the main context runs the handler, if it is not busy.
+                self._async.send()
+            for number in numbers:
+                note = number, time.monotonic()
+                if number not in _STOPPING:
+                    continue
+                if first is None:
+                    first = note
+                elif _is_another(note, first):
+                    self._on_deadline(_second(number))
+                    return
 
     def _too_late(self) -> str:
         return f"the graceful timeout of {self._grace:g} seconds is over"
@@ -144,18 +168,18 @@ class Signals:
                 more, as `_ONE_STOP` has it, may come as late as now; it must not kill the
                 process ahead of what is still to be written and removed.
         """
-        self._notes.put(None)
-        if self._first is None:
-            self._notes.put(None)
         for number, handler in self._before:
             signal.signal(number, self._handle_late if process_ends else handler)
         self._before.clear()
         signal.set_wakeup_fd(self._wakeup_before)
-        for watcher in (self._async, self._watcher):
-            watcher.stop()
-            watcher.close()
-        self._receiving.close()
+        # Its end is what the thread waits for.
         self._sending.close()
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._receiving.close()
+        self._async.stop()
+        self._async.close()
 
 
 def _is_another(note: _Note, first: _Note) -> bool:
