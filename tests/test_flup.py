@@ -285,8 +285,13 @@ def test_cgi(tmp_path: Path, arguments: str, variable: str) -> None:
     assert '"wsgi.run_once": true' in run.stdout
 
 
-def test_a_script_that_makes_a_daemon_of_itself(processes: ProcessGroup) -> None:
+def test_a_script_that_makes_a_daemon_of_itself(
+    processes: ProcessGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many do, between the import and run()."""
+    # What coverage holds of a process does not survive its forks.
+    for name in os.environ.keys() - unmeasured().keys():
+        monkeypatch.delenv(name)
     script = write_script(processes.folder, "bindAddress='app.sock'")
     forks = (
         "import os\n\nfor _ in range(2):\n    if os.fork():\n        os._exit(0)\n    os.setsid()\n"

