@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from vsgi_fcgi.exceptions import UsageError
+
+T = TypeVar("T")
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -75,3 +78,26 @@ def check_settings(settings: Any) -> None:
         if most is not None and value is not None and not value <= most:
             value, bound = shown.format(value), f"at most {shown.format(most)}"
             raise UsageError(f"{item.name} is {value}, but must be {bound}")
+
+
+def make_settings(kind: type[T], given: T | None, single: Mapping[str, Any], owner: str) -> T:
+    """The settings of an object that takes them all at once, or single ones by their names.
+
+    Args:
+        kind: their dataclass.
+        given: all of them, or None.
+        single: single ones.
+        owner: the object's class, as an error calls it.
+
+    Raises:
+        UsageError: both were given, or there is no such setting, or one is out of its bounds.
+    """
+    if given is not None:
+        if single:
+            raise UsageError("give either config or single settings, not both")
+        return given
+    try:
+        return kind(**single)
+    except TypeError as error:
+        text = str(error).replace(f"{kind.__name__}.__init__()", owner)
+        raise UsageError(text) from None

@@ -82,3 +82,21 @@ class Answer:
     def close(self) -> None:
         """Need nothing more of it; if it has not ended, it is aborted."""
         self.call.close()
+
+
+def ask(call: Call, limit: int, *, head_only: bool = False) -> Answer:
+    """Send a request and wait for the head of its answer; a 503 has another server asked.
+
+    Args:
+        call: the request, which was not started.
+        limit: as of `Answer`.
+        head_only: as of `Answer`.
+
+    Raises:
+        UpstreamError: there is no answer.
+    """
+    call.start()
+    answer = Answer(call, limit, head_only=head_only)
+    if answer.head.status == 503 and call.repeat_elsewhere():
+        answer = Answer(call, limit, head_only=head_only)
+    return answer

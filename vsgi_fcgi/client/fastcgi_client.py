@@ -9,14 +9,14 @@ from urllib.parse import unquote_to_bytes
 
 from vsgi_fcgi import __version__
 from vsgi_fcgi.addresses import Address
-from vsgi_fcgi.client.answer import Answer
+from vsgi_fcgi.client.answer import Answer, ask
 from vsgi_fcgi.client.call import Call
 from vsgi_fcgi.client.config import ClientConfig
 from vsgi_fcgi.client.upstreams import Upstreams
-from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.protocol import Role
 from vsgi_fcgi.protocol.events import Buffer
 from vsgi_fcgi.protocol.pairs import encode_pairs
+from vsgi_fcgi.settings import make_settings
 
 Body = Buffer | BinaryIO | Iterable[Buffer]
 
@@ -140,13 +140,7 @@ class FastCGIClient:
         config: ClientConfig | None = None,
         **settings: object,
     ) -> None:
-        if config is not None and settings:
-            raise UsageError("give either config or single settings, not both")
-        try:
-            self.config = config or ClientConfig(**settings)  # type: ignore[arg-type]
-        except TypeError as error:
-            text = str(error).replace("ClientConfig.__init__()", "FastCGIClient")
-            raise UsageError(text) from None
+        self.config = make_settings(ClientConfig, config, settings, "FastCGIClient")
         self.upstreams = Upstreams(addresses, self.config)
 
     def request(
@@ -237,11 +231,7 @@ class FastCGIClient:
             data=_pieces(data),
             idempotent=method in IDEMPOTENT or role == Role.AUTHORIZER,
         )
-        call.start()
-        limit, head_only = self.config.max_response_head_bytes, method == "HEAD"
-        answer = Answer(call, limit, head_only=head_only)
-        if answer.head.status == 503 and call.repeat_elsewhere():
-            answer = Answer(call, limit, head_only=head_only)
+        answer = ask(call, self.config.max_response_head_bytes, head_only=method == "HEAD")
         return Response(answer)
 
     def close(self) -> None:

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from vsgi_fcgi.addresses import Address
-from vsgi_fcgi.client.answer import Answer
+from vsgi_fcgi.client.answer import Answer, ask
 from vsgi_fcgi.client.call import Call
 from vsgi_fcgi.client.config import ClientConfig
 from vsgi_fcgi.client.connection import Logger
 from vsgi_fcgi.client.fastcgi_client import IDEMPOTENT
 from vsgi_fcgi.client.upstreams import Upstreams
-from vsgi_fcgi.exceptions import UpstreamError, UsageError
+from vsgi_fcgi.exceptions import UpstreamError
 from vsgi_fcgi.native import get_ident
 from vsgi_fcgi.protocol.pairs import encode_pairs
+from vsgi_fcgi.settings import make_settings
 from vsgi_fcgi.wsgi.headers import error_page
 from vsgi_fcgi.wsgi.request_params import params_of
 
@@ -63,13 +64,7 @@ class Gateway:
         log_stderr: bool = True,
         **settings: object,
     ) -> None:
-        if config is not None and settings:
-            raise UsageError("give either config or single settings, not both")
-        try:
-            self.config = config or ClientConfig(**settings)  # type: ignore[arg-type]
-        except TypeError as error:
-            text = str(error).replace("ClientConfig.__init__()", "Gateway")
-            raise UsageError(text) from None
+        self.config = make_settings(ClientConfig, config, settings, "Gateway")
         self._addresses = addresses
         self._log = log
         self._log_stderr = log_stderr
@@ -100,10 +95,7 @@ class Gateway:
         )
         limit = self.config.max_response_head_bytes
         try:
-            call.start()
-            answer = Answer(call, limit, head_only=head_only)
-            if answer.head.status == 503 and call.repeat_elsewhere():
-                answer = Answer(call, limit, head_only=head_only)
+            answer = ask(call, limit, head_only=head_only)
         except UpstreamError as error:
             upstreams.log.warning("%s %s: %s", *_request_of(environ), error)
             return _error(start_response, error.status, head_only)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gevent import monkey
 
+from vsgi_fcgi.progress import Progress
 from vsgi_fcgi.protocol import Inbound, Outbound, Request
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ _GONE: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLN
 
 _poll: Any = monkey.get_original("select", "poll")
 
-Seen = dict["Request | RelayChannel", tuple[int, float]]
-"""Bytes at the last look, and the time in seconds since which there are no more."""
-
 
 class RelayTimeouts:
     """The receive, send, linger and wait timeouts of all that is in front.
@@ -46,7 +44,7 @@ class RelayTimeouts:
             config.receive_timeout, config.send_timeout, config.linger_timeout, config.wait_timeout
         )
         interval = min(shortest / _LOOKS, _MAX_INTERVAL)
-        self._seen: Seen = {}
+        self._progress: Progress[Request | RelayChannel] = Progress()
         self._timer = relay.loop.timer(interval, interval)
         self._timer.start(self._look)
 
@@ -58,24 +56,24 @@ class RelayTimeouts:
     def _look(self) -> None:
         relay = self._relay
         try:
-            seen, self._seen = self._seen, {}
             now = relay.loop.now()
+            self._progress.begin_look(now)
             relay.queue.look(now)
             paused: dict[int, RelayChannel] = {}
             for channel in list(relay.channels):
                 if channel.paused:
                     paused[channel.sock.fileno()] = channel
                 if channel.writer.blocked or channel.connection.requests:
-                    self._look_at(channel, seen, now)
+                    self._look_at(channel)
             if paused:
                 _lose_gone(paused)
         except Exception as error:
             relay.log.warning("a bug in the relay: %r", error)
 
-    def _look_at(self, channel: RelayChannel, seen: Seen, now: float) -> None:
+    def _look_at(self, channel: RelayChannel) -> None:
         config = self._relay.config
-        if channel.writer.blocked and self._stuck(
-            channel, channel.writer.sent, seen, now, config.send_timeout
+        if channel.writer.blocked and self._progress.is_stuck(
+            channel, channel.writer.sent, config.send_timeout
         ):
             self._relay.log.warning(
                 "%s: nothing could be sent for %g seconds; the connection is closed",
@@ -87,31 +85,18 @@ class RelayTimeouts:
         for request in list(channel.connection.requests.values()):
             if request.outbound is Outbound.ENDED:
                 # Answered early. However much comes, the wait for its end is bounded.
-                if self._stuck(request, 0, seen, now, config.linger_timeout):
+                if self._progress.is_stuck(request, 0, config.linger_timeout):
                     channel.connection.give_up_discarding()
                     channel.writer.touch()
             elif request.inbound < Inbound.ENDED and not channel.paused:
                 relayed: Relayed | None = request.context
                 count = request.received + (0 if relayed is None else relayed.sent)
-                if self._stuck(request, count, seen, now, config.receive_timeout):
+                if self._progress.is_stuck(request, count, config.receive_timeout):
                     reason = f"nothing more of it came for {config.receive_timeout:g} seconds"
                     if relayed is None:
                         channel.refuse(request, 408, reason)
                     else:
                         channel.give_up(relayed, 408, reason)
-
-    def _stuck(
-        self, what: Request | RelayChannel, count: int, seen: Seen, now: float, timeout: float
-    ) -> bool:
-        """Whether the count of something has not changed for too long."""
-        before = seen.get(what)
-        if before is None or before[0] != count:
-            self._seen[what] = (count, now)
-            return False
-        if now - before[1] >= timeout:
-            return True
-        self._seen[what] = before
-        return False
 
 
 def _lose_gone(paused: dict[int, RelayChannel]) -> None:

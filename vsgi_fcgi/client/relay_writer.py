@@ -9,6 +9,7 @@ from vsgi_fcgi.client.relayed import Relayed
 from vsgi_fcgi.loop import WRITE, Watcher
 from vsgi_fcgi.protocol import NOT_AUTHORIZED, Role
 from vsgi_fcgi.protocol.events import Buffer
+from vsgi_fcgi.protocol.records import rest_of
 
 if TYPE_CHECKING:
     from vsgi_fcgi.client.exchange import Exchange
@@ -228,7 +229,7 @@ class RelayWriter:
         self.sent += sent
         if sent == size:
             return True
-        self._unsent = _rest(buffers, sent)
+        self._unsent = rest_of(buffers, sent)
         self._block()
         return False
 
@@ -250,7 +251,7 @@ class RelayWriter:
                     self._channel.lose()
                     return
                 self.sent += sent
-                self._unsent = _rest(self._unsent, sent)
+                self._unsent = rest_of(self._unsent, sent)
                 if self._unsent:
                     return
             self.blocked = False
@@ -267,12 +268,3 @@ class RelayWriter:
             self._watcher.close()
         self._ready = None
         self._unsent = []
-
-
-def _rest(buffers: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left of buffers of which ``sent`` bytes have gone."""
-    for index, buffer in enumerate(buffers):
-        if sent < len(buffer):
-            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
-        sent -= len(buffer)
-    return []

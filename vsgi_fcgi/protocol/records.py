@@ -98,3 +98,12 @@ def describe(kind: int, id: int, length: int) -> str:
     """Name a record for a log line."""
     name = RecordType(kind).name if kind in KNOWN_TYPES else f"type {kind}"
     return f"{name} record (id {id}, {length} bytes)"
+
+
+def rest_of(buffers: list[Buffer], sent: int) -> list[Buffer]:
+    """What is left of buffers of which ``sent`` bytes have gone."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
+        sent -= len(buffer)
+    return []

@@ -32,6 +32,7 @@ from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.signals import Signals
 from vsgi_fcgi.server.socket_ownership import SocketOwnership
 from vsgi_fcgi.server.systemd import forget_sockets
+from vsgi_fcgi.settings import make_settings
 from vsgi_fcgi.wsgi.runner import App
 
 _LOG_FLUSH = 2.0
@@ -77,12 +78,7 @@ class Server:
         config: Config | None = None,
         **settings: Any,
     ) -> None:
-        if config is not None and settings:
-            raise UsageError("give either config or single settings, not both")
-        try:
-            self.config = config or Config(**settings)
-        except TypeError as error:
-            raise UsageError(str(error).replace("Config.__init__()", "Server")) from None
+        self.config = make_settings(Config, config, settings, "Server")
         self.at_exit: list[Callable[[], object]] = []
         self.at_start: list[Callable[[], object]] = []
         self.before_stop: list[Callable[[float], object]] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vsgi_fcgi.progress import Progress
 from vsgi_fcgi.protocol import Inbound, Outbound, Request
 from vsgi_fcgi.server.endings import Ending
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 _LOOKS = 4
 """Looks in the shortest of the timeouts: a timeout is kept to within a quarter of it."""
 _MAX_INTERVAL = 1.0
-
-Seen = dict["Request | Channel", tuple[int, float]]
-"""Bytes at the last look, and the time in seconds since which there are no more."""
 
 
 class Timeouts:
@@ -35,7 +33,7 @@ class Timeouts:
         config = context.config
         shortest = min(config.receive_timeout, config.send_timeout, config.linger_timeout)
         interval = min(shortest / _LOOKS, _MAX_INTERVAL)
-        self._seen: Seen = {}
+        self._progress: Progress[Request | Channel] = Progress()
         self._timer = context.loop.timer(interval, interval)
         self._timer.start(self._look)
 
@@ -46,18 +44,17 @@ class Timeouts:
 
     def _look(self) -> None:
         try:
-            seen, self._seen = self._seen, {}
-            now = self._context.loop.now()
+            self._progress.begin_look(self._context.loop.now())
             for channel in list(self._context.channels):
                 if channel.writer.blocked or channel.connection.requests:
-                    self._look_at(channel, seen, now)
+                    self._look_at(channel)
         except Exception as error:
             self._context.log.error("a bug in the server", error=error)
 
-    def _look_at(self, channel: Channel, seen: Seen, now: float) -> None:
+    def _look_at(self, channel: Channel) -> None:
         config = self._context.config
-        if channel.writer.blocked and self._stuck(
-            channel, channel.writer.sent, seen, now, config.send_timeout
+        if channel.writer.blocked and self._progress.is_stuck(
+            channel, channel.writer.sent, config.send_timeout
         ):
             self._context.log.warning(
                 "%s: nothing could be sent for %g seconds; the connection is closed",
@@ -69,27 +66,14 @@ class Timeouts:
         for request in list(channel.connection.requests.values()):
             if request.outbound is Outbound.ENDED:
                 # Answered early. However much comes, the wait for its end is bounded.
-                if self._stuck(request, 0, seen, now, config.linger_timeout):
+                if self._progress.is_stuck(request, 0, config.linger_timeout):
                     channel.connection.give_up_discarding()
                     channel.writer.touch()
             elif (
                 request.inbound < Inbound.ENDED
                 and not channel.paused
-                and self._stuck(request, request.received, seen, now, config.receive_timeout)
+                and self._progress.is_stuck(request, request.received, config.receive_timeout)
             ):
                 reason = f"nothing more of it came for {config.receive_timeout:g} seconds"
                 self._context.assembler.refuse(channel, request, 408, reason)
         self._context.flush_dirty()
-
-    def _stuck(
-        self, what: Request | Channel, count: int, seen: Seen, now: float, timeout: float
-    ) -> bool:
-        """Whether the count of something has not changed for too long."""
-        before = seen.get(what)
-        if before is None or before[0] != count:
-            self._seen[what] = (count, now)
-            return False
-        if now - before[1] >= timeout:
-            return True
-        self._seen[what] = before
-        return False

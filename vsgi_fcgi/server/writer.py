@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vsgi_fcgi.loop import WRITE, Watcher
 from vsgi_fcgi.protocol import NOT_AUTHORIZED, Outbound, Role
 from vsgi_fcgi.protocol.events import Buffer
+from vsgi_fcgi.protocol.records import rest_of
 from vsgi_fcgi.ring_file import Extent
 from vsgi_fcgi.server.contract import main_only
 from vsgi_fcgi.server.endings import Ending
@@ -291,7 +292,7 @@ class Writer:
         self.sent += sent
         if sent == size:
             return True
-        self._unsent = _rest(buffers, sent)
+        self._unsent = rest_of(buffers, sent)
         self._unsent_size = size - sent
         self._context.memory.force(self._unsent_size)
         self._block()
@@ -323,7 +324,7 @@ class Writer:
             self.sent += sent
             self._unsent_size -= sent
             self._context.memory.give(sent)
-            self._unsent = _rest(self._unsent, sent)
+            self._unsent = rest_of(self._unsent, sent)
             if self._unsent:
                 return
         self.blocked = False
@@ -341,12 +342,3 @@ class Writer:
         self._unsent = []
         self._unsent_size = 0
         self._ready = None
-
-
-def _rest(buffers: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left of buffers of which ``sent`` bytes have gone."""
-    for index, buffer in enumerate(buffers):
-        if sent < len(buffer):
-            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
-        sent -= len(buffer)
-    return []
