@@ -119,13 +119,13 @@ VALID = [
     Case(
         "a role that is not served",
         BEGIN_FILTER + PARAMS_A_IS_B + PARAMS_END + STDIN_END + DATA_END,
-        [],
+        [("RoleRefused", 1, None)],
         b"\x01\x03\x00\x01\x00\x08\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00",
     ),
     Case(
         "a role that does not exist",
         b"\x01\x01\x00\x07\x00\x08\x00\x00\x01\x01\x00\x00\x00\x00\x00\x00",
-        [],
+        [("RoleRefused", 7, None)],
         b"\x01\x03\x00\x07\x00\x08\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00",
     ),
     Case(

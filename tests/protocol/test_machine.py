@@ -18,6 +18,7 @@ from vsgi_fcgi.protocol import (
     RequestAborted,
     RequestRejected,
     RequestStarted,
+    RoleRefused,
 )
 
 MAX_REQUESTS = 3
@@ -64,9 +65,11 @@ class ConnectionMachine(RuleBasedStateMachine):
     def note(self, events: list[Event]) -> None:
         for event in events:
             before = self.events.setdefault(event.request, [])
-            assert not any(isinstance(known, RequestAborted) for known in before)
+            assert not any(isinstance(known, RequestAborted | RoleRefused) for known in before)
             if isinstance(event, RequestRejected):
                 assert not any(isinstance(known, RequestRejected) for known in before)
+            elif isinstance(event, RoleRefused):
+                assert not before
             elif not isinstance(event, RequestAborted):
                 assert not any(isinstance(known, RequestRejected) for known in before)
                 place = ORDER[type(event).__name__]

@@ -10,7 +10,7 @@ from support.connections import ALL_ROLES, VALUES, begun, said, sent, server_con
 from support.records import END_REQUEST, GET_VALUES_RESULT, Answer, Record
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
-from vsgi_fcgi.protocol import Inbound, Outbound, StdinReceived
+from vsgi_fcgi.protocol import Inbound, Outbound, RoleRefused, StdinReceived
 
 PARAMS = {"REQUEST_METHOD": "POST", "HTTP_X": "y" * 300}
 
@@ -217,7 +217,9 @@ def test_a_filter_gets_nothing_after_data_has_ended(late: bytes) -> None:
 @pytest.mark.parametrize("role", [0, records.AUTHORIZER, records.FILTER, 4, 65535])
 def test_a_role_that_is_not_served_is_refused_and_its_input_ignored(role: int) -> None:
     connection = server_connection()
-    connection.receive_data(records.begin(7, role))
+    (event,) = connection.receive_data(records.begin(7, role))
+    assert isinstance(event, RoleRefused)
+    assert event.request.role == role
     # Without a status lighttpd would take it for an authorizer's 200.
     stdout = b"Status: 500 Internal Server Error\r\n\r\n" if role == records.AUTHORIZER else b""
     expected = Answer(7, stdout, b"", 0, records.UNKNOWN_ROLE)

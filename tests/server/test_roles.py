@@ -161,6 +161,18 @@ def test_roles_without_an_app_are_unknown(apps: dict[str, Any], served: int) -> 
                 assert answer.stdout == (denied if role == AUTHORIZER else b"")
 
 
+def test_a_role_without_an_app_is_logged_once() -> None:
+    with logged() as messages, running(hello) as server:
+        for _ in range(2):
+            for role in (AUTHORIZER, FILTER, 4, 5):
+                client = server.connect()
+                client.send(records.begin(1, role) + records.params(1))
+                assert client.answer(1).protocol_status == UNKNOWN_ROLE
+    lines = [line for line in messages.lines if "UNKNOWN_ROLE" in line]
+    for role, line in zip(("AUTHORIZER", "FILTER", "unknown"), lines, strict=True):
+        assert f"a request for the role {role}, which no app is served for" in line
+
+
 def test_a_server_without_any_app() -> None:
     with pytest.raises(UsageError, match="there is no app to serve"):
         Server(None)

@@ -78,6 +78,15 @@ class RequestRejected:
         self.reason = reason
 
 
+class RoleRefused:
+    """A request for a role that is not served: it was answered UNKNOWN_ROLE (section 5.5)."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+
 class RequestAborted:
     """ABORT_REQUEST came, or the connection ended.
 
@@ -98,6 +107,7 @@ Event = (
     | DataReceived
     | DataEnded
     | RequestRejected
+    | RoleRefused
     | RequestAborted
 )
 

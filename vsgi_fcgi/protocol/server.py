@@ -23,6 +23,7 @@ from vsgi_fcgi.protocol.events import (
     RequestAborted,
     RequestRejected,
     RequestStarted,
+    RoleRefused,
     StdinEnded,
     StdinReceived,
 )
@@ -189,6 +190,7 @@ class ServerConnection(RecordReader[Event]):
             if role == _AUTHORIZER:
                 self.send_stdout(request, NOT_AUTHORIZED)
             self.end_request(request, protocol_status=ProtocolStatus.UNKNOWN_ROLE)
+            events.append(RoleRefused(request))
         elif len(requests) > self._limits.requests:
             request.inbound = _DISCARDING
             reason = f"{self._limits.requests} requests are in flight on this connection"

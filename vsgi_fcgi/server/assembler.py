@@ -13,6 +13,7 @@ from vsgi_fcgi.protocol import (
     RequestAborted,
     RequestRejected,
     RequestStarted,
+    RoleRefused,
     StdinEnded,
     StdinReceived,
 )
@@ -21,6 +22,7 @@ from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.contract import main_only
 from vsgi_fcgi.server.endings import Ending
 from vsgi_fcgi.server.reply import Reply
+from vsgi_fcgi.server.roles import ROLE_NAMES
 from vsgi_fcgi.wsgi.environ import content_length, join_repeated, request_line
 from vsgi_fcgi.wsgi.headers import error_response
 
@@ -51,13 +53,14 @@ class Assembler:
         context: the main context.
     """
 
-    __slots__ = ("_context", "_disk", "_memory", "_spool")
+    __slots__ = ("_context", "_disk", "_memory", "_refused_roles", "_spool")
 
     def __init__(self, context: MainContext) -> None:
         self._context = context
         self._disk = context.disk
         self._memory = context.memory
         self._spool = context.spool
+        self._refused_roles: set[str] = set()
 
     @main_only
     def handle(self, channel: Channel, events: Iterable[Event]) -> None:
@@ -69,6 +72,8 @@ class Assembler:
                 # Answered early, perhaps by an event just before; or aborted.
                 if kind is RequestAborted:
                     self.abort(channel, request)
+                elif kind is RoleRefused:
+                    self._role_refused(channel, request)
             elif kind is RequestStarted:
                 self._started(channel, request)
             elif kind is StdinEnded:
@@ -82,6 +87,19 @@ class Assembler:
                 self.refuse(channel, request, event.status, event.reason)
             else:
                 self._data(channel, event)
+
+    def _role_refused(self, channel: Channel, request: Request) -> None:
+        """Say once what a web server asks for in vain: its configuration is wrong, or ours is."""
+        role = ROLE_NAMES.get(request.role, "unknown")
+        if role not in self._refused_roles:
+            self._refused_roles.add(role)
+            self._context.log.warning(
+                "%s: a request for the role %s, which no app is served for: it was answered "
+                "UNKNOWN_ROLE, and so are all others, without another line here; --authorizer and "
+                "--filter name apps for these roles",
+                channel.peer,
+                role,
+            )
 
     def _data(self, channel: Channel, event: Event) -> None:
         """Take a piece of DATA, or its end: only a filter has that."""
