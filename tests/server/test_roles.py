@@ -169,8 +169,8 @@ def test_a_role_without_an_app_is_logged_once() -> None:
                 client.send(records.begin(1, role) + records.params(1))
                 assert client.answer(1).protocol_status == UNKNOWN_ROLE
     lines = [line for line in messages.lines if "UNKNOWN_ROLE" in line]
-    for role, line in zip(("AUTHORIZER", "FILTER", "unknown"), lines, strict=True):
-        assert f"a request for the role {role}, which no app is served for" in line
+    for name, line in zip(("AUTHORIZER", "FILTER", "unknown"), lines, strict=True):
+        assert f"a request for the role {name}, which no app is served for" in line
 
 
 def test_a_server_without_any_app() -> None:
