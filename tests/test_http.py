@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
 import socket
@@ -43,7 +44,7 @@ def start(group: ProcessGroup, *arguments: str, name: str) -> Process:
 def answers(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 5).close()
-    except OSError:
+    except ConnectionRefusedError:
         return False
     return True
 
@@ -315,6 +316,25 @@ def test_a_stop_lets_requests_end(kind: str, tmp_path: Path) -> None:
         (tmp_path / "go").touch()
         threads[0].join(20)
         assert got == [b"done"]
+        assert site.front.wait() == 0
+
+
+@pytest.mark.parametrize("kind", ["embedded", "gateway"])
+def test_who_has_asked_before_a_stop_is_answered(kind: str, tmp_path: Path) -> None:
+    """Also if the connection was not accepted by then."""
+    with ProcessGroup(tmp_path) as group:
+        if kind == "gateway":
+            behind(group)
+        site = gateway(group) if kind == "gateway" else embedded(group)
+        site.front.send_signal(signal.SIGSTOP)
+        with contextlib.ExitStack() as stack:
+            socks = [stack.enter_context(connect(site.port)) for _ in range(20)]
+            for sock in socks:
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            site.front.send_signal(signal.SIGTERM)
+            site.front.send_signal(signal.SIGCONT)
+            for sock in socks:
+                assert b"".join(receive(sock)).startswith(b"HTTP/1.1 200 ")
         assert site.front.wait() == 0
 
 

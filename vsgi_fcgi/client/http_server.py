@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -29,7 +30,7 @@ class HTTPServer:
     """Serves an app by HTTP on sockets that listen already, in the calling thread's hub.
 
     Args:
-        sockets: listening sockets; it works on duplicates, and leaves these open.
+        sockets: listening sockets, which it closes when it stops.
         app: what answers; the gateway, as a rule.
         config: limits and timeouts.
         log: the log.
@@ -44,7 +45,7 @@ class HTTPServer:
             server.start()
 
     def stop(self, grace: float) -> bool:
-        """Accept no more, hang up on idle connections, and wait until requests have ended.
+        """Accept what is queued and no more, hang up on who is idle, let requests end.
 
         Args:
             grace: seconds that they get.
@@ -56,6 +57,8 @@ class HTTPServer:
             server.begin_stopping()
         try:
             with gevent.Timeout(grace):
+                # Whoever was accepted just now gets to read what has come.
+                gevent.sleep(0)
                 while any(server.busy for server in self._servers):
                     gevent.sleep(_LOOK)
         except gevent.Timeout:
@@ -83,6 +86,7 @@ class _Server(WSGIServer):
             environ={"SERVER_SOFTWARE": f"vsgi_fcgi/{__version__}"},
         )
         self.logger = log
+        self._original = sock
         self.stopping = False
         self.busy = 0
         self.idle: set[Any] = set()
@@ -96,11 +100,16 @@ class _Server(WSGIServer):
         super().handle(sock, address)
 
     def begin_stopping(self) -> None:
-        """Accept no more, and hang up on whoever has asked nothing."""
+        """Accept what is queued, then no more, and hang up on whoever has asked nothing."""
         self.stopping = True
+        with contextlib.suppress(OSError):  # there may be no descriptor left
+            while not self.full() and (accepted := self.do_read()) is not None:
+                self.do_handle(*accepted)
         self.close()
+        # As long as one of the two is open, who connects waits for an answer that never comes.
+        self._original.close()
         for sock in list(self.idle):
-            sock.shutdown(socket.SHUT_RD)
+            _take_no_more(sock)
 
 
 class _Handler(WSGIHandler):
@@ -109,10 +118,10 @@ class _Handler(WSGIHandler):
     server: _Server
 
     def read_requestline(self) -> Any:
-        """Wait for the next request; nobody does once the server stops."""
-        if self.server.stopping:
-            return ""
+        """Wait for the next request; once the server stops, take only what has come already."""
         sock = self.socket
+        if self.server.stopping:
+            _take_no_more(sock)
         self.server.idle.add(sock)
         try:
             return super().read_requestline()
@@ -150,6 +159,12 @@ class _Handler(WSGIHandler):
             super().handle_error(kind, error, traceback)
             return
         self.server.logger.warning("%s: %s", (self.requestline or "").strip(), error)
+
+
+def _take_no_more(sock: Any) -> None:
+    """What has come can still be read, and then the end."""
+    with contextlib.suppress(OSError):  # its client may be gone
+        sock.shutdown(socket.SHUT_RD)
 
 
 class _Lines:
