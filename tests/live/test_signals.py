@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: what runs may end, what has come is served, and nobody waits for ever."""
+"""Signals that stop: what runs may end, what has come is served, and nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -137,6 +137,58 @@ def test_the_same_signal_once_more_does_not_cut_the_end_short(processes: Process
     server = AppServer(processes, "ending", folder=processes.folder)
     assert server.process.stop() == 0
     assert path.exists()
+
+
+OWN = {
+    "python": "signal.signal(signal.SIGUSR1, lambda *_: print('mine', flush=True))",
+    "c": "faulthandler.register(signal.SIGUSR1)",
+    "ignored": "signal.signal(signal.SIGUSR1, signal.SIG_IGN)",
+}
+HANDLING = """
+import faulthandler, signal
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    if environ["PATH_INFO"] == "/take":
+        {late}
+    return [b"ok"]
+
+{early}
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", OWN)
+def test_sigusr1_is_the_apps_if_it_wants_it(processes: ProcessGroup, kind: str, late: bool) -> None:
+    taking = {"late": OWN[kind], "early": ""} if late else {"late": "pass", "early": OWN[kind]}
+    (processes.folder / "handling.py").write_text(HANDLING.format(**taking))
+    options = ["--worker", "main", "--graceful-timeout", "0"]
+    server = AppServer(processes, "handling", *options, folder=processes.folder)
+    with FastCGIClient(str(server.socket)) as client:
+        assert client.get("/take").body == b"ok"
+        server.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: not _pending(server.pid, signal.SIGUSR1), "the signal's delivery")
+        signs = {"python": "mine\n", "c": "most recent call first", "ignored": ""}
+        server.process.wait_for_log(signs[kind])
+        # Nothing counts down to an end either, for which no time is allowed.
+        for _ in range(20):
+            assert client.get("/").body == b"ok"
+    log = server.process.log()
+    assert "SIGUSR1" not in log
+    assert "graceful timeout" not in log
+    server.process.stop(signal.SIGKILL)
+
+
+def test_sigusr1_stops_else(processes: ProcessGroup) -> None:
+    server = AppServer(processes, APP)
+    with Gate(processes.folder) as gate, FastCGIClient(str(server.socket)) as client:
+        client.ask(1, gate.url)
+        gate.wait_for_app()
+        server.process.send_signal(signal.SIGUSR1)
+        server.process.wait_for_log("SIGUSR1: stopping")
+        gate.open()
+        assert client.answer(1).body == b"before\nafter\n"
+    assert server.process.wait(5) == 0
 
 
 def _pending(pid: int, number: signal.Signals) -> bool:

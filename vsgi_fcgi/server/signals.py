@@ -1,9 +1,10 @@
-"""SIGTERM and SIGINT: the first stops gracefully, a second one later on at once."""
+"""SIGTERM, SIGINT and SIGUSR1: the first stops gracefully, a second one later on at once."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +18,10 @@ from vsgi_fcgi.native import start_thread
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
-_ONE_STOP = {signal.SIGINT: 0.5, signal.SIGTERM: 1.5}
+_IF_FREE = signal.SIGUSR1
+"""Stops too, unless the app wants it: multiwatch sends it, and programs with libfcgi know it."""
+
+_ONE_STOP = {signal.SIGINT: 0.5, signal.SIGTERM: 1.5, signal.SIGUSR1: 1.5}
 """Seconds after the first signal in which this one is the same stop once more.
 
 A Ctrl-C goes to every process in the foreground, and a web server that it ends sends us SIGTERM
@@ -77,7 +81,7 @@ class Signals:
         self._sending.setblocking(False)
         self._wakeup = self._sending.fileno()
         self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        for number in _STOPPING:
+        for number in (*_STOPPING, _IF_FREE) if _is_free(_IF_FREE) else _STOPPING:
             self._before.append((number, signal.signal(number, self._handle)))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self._watcher: Watcher | None = None
@@ -145,13 +149,19 @@ class Signals:
                 self._async.send()
             for number in numbers:
                 note = number, time.monotonic()
-                if number not in _STOPPING:
+                if not self._is_ours(number):
                     continue
                 if first is None:
                     first = note
                 elif _is_another(note, first):
                     self._on_deadline(_second(number))
                     return
+
+    def _is_ours(self, number: int) -> bool:
+        """Whether a signal stops; the app may handle `_IF_FREE` as late as in a request."""
+        if number == _IF_FREE:
+            return signal.getsignal(number) == self._handle
+        return number in _STOPPING
 
     def _too_late(self) -> str:
         return f"the graceful timeout of {self._grace:g} seconds is over"
@@ -180,6 +190,21 @@ class Signals:
             self._receiving.close()
         self._async.stop()
         self._async.close()
+
+
+def _is_free(number: signal.Signals) -> bool:
+    """Whether a signal would just end the process.
+
+    Python does not know of handlers in C, as faulthandler has them; the kernel does.
+    """
+    if signal.getsignal(number) is not signal.SIG_DFL:
+        return False
+    try:
+        with open("/proc/self/status", "rb") as file:
+            caught = re.search(rb"^SigCgt:\s*([0-9a-f]+)$", file.read(), re.MULTILINE)
+    except OSError:
+        return False
+    return caught is not None and not int(caught[1], 16) >> (number - 1) & 1
 
 
 def _is_another(note: _Note, first: _Note) -> bool:
