@@ -49,6 +49,9 @@ class App:
         elif path == "/says":
             environ["wsgi.errors"].write("something\n")
             return respond(start_response, iter([b"one", b"two"]))
+        elif path == "/elsewhere":
+            start_response("303 See Other", [("X-Thin", "404"), ("Location", "/")])
+            return [b"elsewhere"]
         return respond(start_response, path.encode())
 
     def _half(self, environ: Environ) -> Iterator[bytes]:
@@ -96,6 +99,15 @@ def test_each_request_has_its_line(app: App, log: LogFile, worker: str) -> None:
         for id in range(1, 201):
             client.answer(id)
     assert sorted(log.lines()) == sorted(f"/{id} 200 complete" for id in range(1, 201))
+
+
+def test_a_redirect_has_its_status_and_its_headers(app: App, log: LogFile) -> None:
+    """The status is not the first line of its header block."""
+    format = "%(s)s %(B)s %({location}o)s %({x-thin}o)s %({status}o)s"
+    with running(app, access_log=str(log.path), access_log_format=format) as server:
+        assert server.connect().get("/elsewhere").status == 303
+        assert server.connect().get("/").status == 200
+    assert log.lines() == ["303 9 / 404 -", "200 1 - - -"]
 
 
 def test_lines_are_there_soon_and_not_only_at_the_end(app: App, log: LogFile) -> None:

@@ -134,6 +134,48 @@ def test_a_body_that_ends_early_is_400_and_reaches_no_app(sent: bytes) -> None:
     assert app.paths == []
 
 
+@pytest.mark.parametrize(
+    ("software", "length", "waits"),
+    [
+        ("HAProxy 2.6.12-1+deb12u4", "0", False),
+        ("HAProxy 2.6.12-1+deb12u4", "1", True),
+        ("HAProxy 2.6.12-1+deb12u4", "", True),
+        ("nginx/1.22.1", "0", True),
+    ],
+)
+def test_haproxy_need_not_end_an_empty_body(software: str, length: str, waits: bool) -> None:
+    """It forgets to, for an empty body in chunks (its issue 2499)."""
+    app = Recorder()
+    more = {"SERVER_SOFTWARE": software, "CONTENT_LENGTH": length}
+    with running(app) as server:
+        client = server.connect()
+        for id, path in ((1, "/first"), (3, "/second")):
+            params = records.pairs(request_params(path, more=more))
+            client.send(records.begin(id) + records.params(id, params))
+            # Whatever comes before it, the next request of the connection is answered.
+            client.ask(id + 10, "/other")
+            first = client.answer(id + 10 if waits else id)
+            assert (first.status, first.body[:2]) == (200, b"0 ")
+            if waits:
+                assert path not in app.paths
+                client.send(records.stdin(id, b"x" if length == "1" else b""))
+                client.answer(id)
+            else:
+                client.answer(id + 10)
+                # A later end is as good as none.
+                client.send(records.stdin(id))
+            assert path in app.paths
+        # Here the end, or more than there is to be, comes in one piece with the params.
+        for body in (b"", b"x"):
+            client.send(records.request(5, request_params("/whole", more=more), body))
+            answer = client.answer(5)
+            if length == "1" and not body:
+                assert answer.status == 400
+            else:
+                size = len(body) if length != "0" else 0
+                assert answer.body.startswith(f"{size} ".encode())
+
+
 @pytest.mark.parametrize("length", [0, 7])
 def test_a_body_longer_than_content_length_is_cut(length: int) -> None:
     with running(echo) as server:

@@ -57,14 +57,13 @@ class Answer:
 
     @property
     def status(self) -> int:
-        name, _, value = self.head[0].partition(": ")
-        assert name == "Status", self.head
+        (value,) = (line[8:] for line in self.head if line.startswith("Status: "))
         return int(value[:3])
 
     @property
     def headers(self) -> dict[str, str]:
-        pairs = [line.split(": ", 1) for line in self.head[1:]]
-        return {name.lower(): value for name, value in pairs}
+        pairs = [line.split(": ", 1) for line in self.head]
+        return {name.lower(): value for name, value in pairs if name != "Status"}
 
     @property
     def body(self) -> bytes:

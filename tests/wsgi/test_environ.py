@@ -165,6 +165,13 @@ def test_content_headers_come_under_their_cgi_names_alone() -> None:
     assert {name: environ[name] for name in own} == own
 
 
+def test_a_body_is_not_said_to_be_in_chunks() -> None:
+    """nginx and Apache have taken them apart, and say it all the same."""
+    environ = make({**MINIMAL, "HTTP_TRANSFER_ENCODING": "chunked"}, body=b"four")
+    assert "HTTP_TRANSFER_ENCODING" not in environ
+    assert environ["CONTENT_LENGTH"] == "4"
+
+
 def test_a_content_type_is_not_invented() -> None:
     assert "CONTENT_TYPE" not in make(MINIMAL, body=b"x")
 
@@ -176,6 +183,7 @@ def test_a_content_type_is_not_invented() -> None:
         ("HTTP_ACCEPT", "a=1, b=2, c=3"),
         ("HTTP_COOKIES", "a=1, b=2, c=3"),
         ("REMOTE_ADDR", "c=3"),
+        ("HTTP_HOST", "c=3"),
     ],
 )
 def test_repeated_params_are_joined_by_the_rules_of_their_header(name: str, joined: str) -> None:

@@ -45,6 +45,17 @@ def test_values_are_latin_1() -> None:
     assert block == b"Status: 200 G\xfct\r\nX: \xff\x80\r\n\r\n"
 
 
+def test_status_is_the_last_line_where_there_is_a_location() -> None:
+    """HAProxy makes a 302 of all in which Location comes later (its issue 2865)."""
+    for name in ("Location", "location"):
+        headers = [("X", "y"), (name, "/new"), ("Content-Length", "0")]
+        block, length = encode_header_block("201 Created", headers)
+        assert block == (
+            f"X: y\r\n{name}: /new\r\nContent-Length: 0\r\nStatus: 201 Created\r\n\r\n".encode()
+        )
+        assert length == 0
+
+
 # Refused.
 
 

@@ -39,6 +39,7 @@ def facts(head: ResponseHead) -> tuple[int, str, list[tuple[str, str]], int | No
         (b"Status: 200\t OK", (200, "OK", [], None)),
         (b"Location: /x", (302, "Found", [("Location", "/x")], None)),
         (b"Status: 201\nLOCATION: /x", (201, "Created", [("LOCATION", "/x")], None)),
+        (b"Location: /x\r\nStatus: 201 Made", (201, "Made", [("Location", "/x")], None)),
         (b"Content-Length: 12", (200, "OK", [("Content-Length", "12")], 12)),
         (
             b"Content-Length: 12\r\ncontent-length: 12",

@@ -34,7 +34,8 @@ Ints, because it takes Python long to make text of a float.
 # Further names that expressions may use: `head`, STDOUT, of which the header block is there;
 # `body_size`, `sent` and `ending`; `run_began`, `run_ended` and `now`, times; `none`, which stands
 # for a text that is not there, and `missing` for a number; `apache`, `iso` and `zone` of the second
-# of `moment`; `statuses`, `milliseconds`, `roles`, `header`, `pid` and `pid_of_gunicorn`.
+# of `moment`; `statuses`, `status_of`, `milliseconds`, `roles`, `header`, `pid` and
+# `pid_of_gunicorn`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ ATOMS: Final[dict[str, Atom]] = {
     "U": Atom("target.partition('?')[0] or none", text=True),
     "q": _param("QUERY_STRING", "''"),
     "H": _param("SERVER_PROTOCOL"),
-    "s": Atom("statuses[head[8:11]]"),
+    # Where it is in most header blocks, or wherever it is.
+    "s": Atom("statuses[head[8:11] if head[:8] == b'Status: ' else status_of(head)]"),
     "B": Atom("body_size"),
     "b": Atom("body_size or missing"),
     "f": _param("HTTP_REFERER"),
@@ -96,6 +98,8 @@ ATOMS: Final[dict[str, Atom]] = {
     "pid": Atom("pid", fixed=True),
 }
 """By their names."""
+
+_STATUS: Final = b"Status: "
 
 _CGI: Final = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 """Request headers that have names of their own in CGI (RFC 3875, section 4.1)."""
@@ -132,6 +136,16 @@ def header(head: bytes, name: bytes) -> str:
         head: STDOUT, which begins with the header block.
         name: the header's name in lower case.
     """
-    lines = head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
-    pairs = (line.partition(b": ") for line in lines)
+    lines = head.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    pairs = (line.partition(b": ") for line in lines if not line.startswith(_STATUS))
     return ", ".join(value.decode("latin-1") for key, _, value in pairs if key.lower() == name)
+
+
+def status_of(head: bytes) -> bytes:
+    """The digits of the status of an answer that is not the first line of its header block.
+
+    Args:
+        head: STDOUT, which begins with the header block; or nothing.
+    """
+    _, found, status = head.partition(b"\r\n\r\n")[0].rpartition(b"\r\n" + _STATUS)
+    return status[:3] if found else b""

@@ -9,7 +9,7 @@ from json.encoder import encode_basestring_ascii as _quote
 from time import monotonic_ns
 from typing import Any, Final
 
-from vsgi_fcgi.server.access_atoms import header, rebuild_target
+from vsgi_fcgi.server.access_atoms import header, rebuild_target, status_of
 from vsgi_fcgi.server.access_code import AccessCode
 from vsgi_fcgi.server.access_seconds import second_of
 from vsgi_fcgi.server.access_syntax import PRESETS, parse_format
@@ -95,6 +95,7 @@ class AccessFormat:
             "rebuild_target": rebuild_target,
             "roles": {role: name.lower() for role, name in ROLE_NAMES.items()},
             "second_of": second_of,
+            "status_of": status_of,
             "statuses": {b"%d" % status: str(status) for status in range(100, 1000)}
             | {b"": missing},
         }

@@ -13,6 +13,7 @@ from vsgi_fcgi.protocol import (
     RequestAborted,
     RequestRejected,
     RequestStarted,
+    Role,
     RoleRefused,
     StdinEnded,
     StdinReceived,
@@ -24,6 +25,7 @@ from vsgi_fcgi.server.endings import Ending
 from vsgi_fcgi.server.reply import Reply
 from vsgi_fcgi.server.roles import ROLE_NAMES
 from vsgi_fcgi.wsgi.environ import content_length, join_repeated, request_line
+from vsgi_fcgi.wsgi.front_ends import forgets_end
 from vsgi_fcgi.wsgi.headers import error_response
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from vsgi_fcgi.server.context import MainContext
 
 _ENDED = Outbound.ENDED
+_RESPONDER: Final = int(Role.RESPONDER)
 
 _SPOOL_STEP = 262144
 """Bytes that are gathered before another write to a temporary file that exists already."""
@@ -125,6 +128,10 @@ class Assembler:
                 self._refuse_size(channel, request)
             elif expected:
                 request.context = self._make_body(expected)
+            elif request.role == _RESPONDER and forgets_end(params.get("SERVER_SOFTWARE")):
+                # What comes of it later is no event any more, but some may be behind this one.
+                channel.connection.discard(request)
+                self._context.dispatcher.submit(channel, request, None)
 
     def _make_body(self, expected: int | None) -> Body:
         body = Body(expected, self._memory, self._spool)
@@ -136,8 +143,10 @@ class Assembler:
         return 0 if self._context.access_log is None else monotonic_ns()
 
     def _received(
-        self, channel: Channel, request: Request, body: Body | None, data: Buffer
+        self, channel: Channel, request: Request, body: Body | Reply | None, data: Buffer
     ) -> None:
+        if isinstance(body, Reply):
+            return
         if body is None:
             expected = 0 if request.params.get("CONTENT_LENGTH") else None
             body = request.context = self._make_body(expected)
@@ -154,7 +163,9 @@ class Assembler:
         elif body.held > config.body_memory_bytes or self._memory.used > self._memory.limit:
             self._write_out(channel, request, body)
 
-    def _ended(self, channel: Channel, request: Request, body: Body) -> None:
+    def _ended(self, channel: Channel, request: Request, body: Body | Reply) -> None:
+        if isinstance(body, Reply):
+            return
         body.ended = True
         if body.expected is not None and body.size < body.expected:
             reason = f"{body.size} bytes of a body of {body.expected} came"

@@ -82,6 +82,10 @@ def make_environ(
         del environ["HTTP_CONTENT_LENGTH"]
     if "HTTP_CONTENT_TYPE" in environ:
         del environ["HTTP_CONTENT_TYPE"]
+    # The web server has undone it (RFC 3875, section 4.2): whoever believes both this and
+    # CONTENT_LENGTH, and passes them on, smuggles requests.
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        del environ["HTTP_TRANSFER_ENCODING"]
     secure = is_secure(environ)
     environ["wsgi.url_scheme"] = "https" if secure else "http"
     if "QUERY_STRING" not in environ:
@@ -112,12 +116,13 @@ def join_repeated(environ: Environ, repeated: Iterable[tuple[str, str]]) -> None
 
     Request headers are joined as their rules say (RFC 9110, section 5.3; RFC 6265, section 5.4
     for cookies). Of any other param the last one counts, as a web server's configuration that
-    names a param after an ``include`` means it.
+    names a param after an ``include`` means it; so it does of HTTP_HOST, of which there is one,
+    and which Debian's fastcgi_params for nginx have without its port.
     """
     for name, value in repeated:
         if name == "HTTP_COOKIE":
             environ[name] += "; " + value
-        elif name.startswith("HTTP_"):
+        elif name.startswith("HTTP_") and name != "HTTP_HOST":
             environ[name] += ", " + value
         else:
             environ[name] = value

@@ -17,3 +17,15 @@ def dies_of_stderr(software: str | None) -> bool:
         software: SERVER_SOFTWARE, if there is one.
     """
     return software is not None and _DIES_OF_STDERR.match(software) is not None
+
+
+def forgets_end(software: str | None) -> bool:
+    """Whether this web server may never end a STDIN of which CONTENT_LENGTH says that it is empty.
+
+    HAProxy does not where the client has sent an empty body in chunks, or by HTTP/2 without a
+    length (its issue 2499). Of no version is there anything to wait for.
+
+    Args:
+        software: SERVER_SOFTWARE, if there is one.
+    """
+    return software is not None and software.startswith("HAProxy")

@@ -12,6 +12,7 @@ from vsgi_fcgi.exceptions import ResponseError
 _PLAIN: Final = 0
 _CONTENT_LENGTH: Final = 1
 _DROPPED: Final = 2
+_LOCATION: Final = 3
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -30,6 +31,7 @@ HOP_BY_HOP: Final = frozenset(
 # made of the status that start_response got: a second one would let a header change it.
 _SPECIAL: Final = {
     "content-length": _CONTENT_LENGTH,
+    "location": _LOCATION,
     "status": _DROPPED,
     **dict.fromkeys(HOP_BY_HOP, _DROPPED),
 }
@@ -63,6 +65,7 @@ def encode_header_block(
     if type(status) is not str or status not in _statuses:
         status = _check_status(status)
     length = None
+    located = False
     lines = ["Status: " + status]
     try:
         for name, value in headers:
@@ -72,10 +75,17 @@ def encode_header_block(
             if kind:
                 if kind == _DROPPED:
                     continue
-                length = _parse_length(value, length)
+                if kind == _LOCATION:
+                    located = True
+                else:
+                    length = _parse_length(value, length)
             lines.append(name + ": " + value)
     except (TypeError, ValueError) as error:
         raise ResponseError(f"headers must be (str, str) tuples: {error}") from None
+    if located:
+        # In CGI a Location without a Status means 302, and to HAProxy (its issue 2865) so does one
+        # that comes after it: the last of the two counts.
+        lines.append(lines.pop(0))
     lines.append("\r\n")
     count = len(lines)
     text = "\r\n".join(lines)

@@ -148,16 +148,17 @@ def _of_proxy_pass(script: str, file: str) -> Found | None:
         return None
     if file.startswith("proxy:"):
         file = "/" + file.partition("://")[2].partition("/")[2]
-    if script not in _readings(file):
-        # "ProxyPass /app fcgi://host/" doubles the slash.
-        file = "/" + file.lstrip("/")
-    if file == "/" and script[-1] != "/":
+    bare = "/" + file.lstrip("/")
+    if bare == "/" and script[-1] != "/":
         return script, "", Finding.RIGHT
-    for rest in _readings(file):
-        if script.endswith(rest):
-            mount = script[: len(script) - len(rest)]
-            if mount[-1:] != "/":
-                return mount, rest, Finding.PROXIED
+    # "ProxyPass /app fcgi://host/" puts one slash before the path, which may begin with two.
+    shorter = file[1:] if file.startswith("//") else file
+    for reading in (file, shorter, bare):
+        for rest in _readings(reading):
+            if script.endswith(rest):
+                mount = script[: len(script) - len(rest)]
+                if mount[-1:] != "/":
+                    return mount, rest, Finding.PROXIED
     return None
 
 
