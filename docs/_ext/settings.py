@@ -36,9 +36,12 @@ def settings_text() -> str:
 
 
 def table_text(command: Command) -> str:
-    """The settings of one of the other commands as tables, one for each group."""
+    """The settings of one of the other commands as tables, one for each group.
+
+    Those of the command that it is based on have their place in the reference already.
+    """
     parts, group = [], ""
-    for name, item in command.fields.items():
+    for name, item in command.own.items():
         if item.metadata["group"] != group:
             group = item.metadata["group"]
             title = GROUPS[group]

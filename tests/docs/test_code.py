@@ -17,6 +17,8 @@ from support.processes import ProcessGroup, wait_until
 from vsgi_fcgi.cli.arguments import CommandLine, parse
 from vsgi_fcgi.cli.command import variable_name
 from vsgi_fcgi.cli.commands import COMMANDS
+from vsgi_fcgi.cli.config import make_files
+from vsgi_fcgi.cli.config_options import CONFIG
 from vsgi_fcgi.cli.configuration import configure
 from vsgi_fcgi.cli.gateway_options import GATEWAY
 from vsgi_fcgi.cli.options import SERVE
@@ -92,7 +94,9 @@ def test_command_lines(block: Block, words: str) -> None:
         assert configuration.options.http
     else:
         configuration.options.addresses()
-    if line.command is not SERVE:
+    if line.command is CONFIG:
+        assert make_files(configuration)
+    elif line.command is not SERVE and line.command.base is not SERVE:
         assert configuration.options.upstream
         return
     # Without an app, --http serves the demonstration.

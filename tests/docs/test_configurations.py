@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.frontends import AppServer, WebServer, command, find
+from support.hosts import not_as_root, replaced
 from support.http import request
 from support.pages import TUTORIAL, Block, all_blocks
 from support.processes import Process, ProcessGroup
@@ -40,6 +41,14 @@ http {{
         {text}
     }}
 }}
+"""
+
+H2O = """
+num-threads: 1
+listen:
+  host: 127.0.0.1
+  port: {port}
+{text}
 """
 
 pytestmark = pytest.mark.live
@@ -124,4 +133,15 @@ def test_nginx(block: Block, processes: ProcessGroup) -> None:
         # Else root's workers become another user, who may not enter the test's folder.
         program += ["-g", "user root;"]
     server = FromPage(processes, [*program, "-c"], NGINX, text)
+    assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_h2o(block: Block, processes: ProcessGroup) -> None:
+    write_app(processes.folder)
+    app = AppServer(processes, "mysite.wsgi", folder=processes.folder)
+    text = replaced(block.text, "/run/mysite/app.sock", str(app.socket))
+    text = replaced(text, "    listen:\n      port: 80\n", "")
+    # As root it becomes another user, who may not connect to the socket.
+    server = FromPage(processes, [*not_as_root(), find("h2o"), "-c"], H2O, text)
     assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"

@@ -56,11 +56,15 @@ def parse(argv: Sequence[str] | None, program: str | None = None) -> CommandLine
     """
     words = list(sys.argv[1:] if argv is None else argv)
     command = COMMANDS.get(words[0], SERVE) if words and not program else SERVE
+    del words[: 1 if command.name else 0]
     parser = make_parser(command, program)
-    namespace, unknown = parser.parse_known_args(words[1:] if command.name else words)
+    found: dict[str, Any] = {}
+    if command.subject and words and not words[0].startswith("-"):
+        found[command.subject] = words.pop(0)
+    namespace, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(parser, unknown)
-    return command_line(command, vars(namespace))
+    return command_line(command, {**vars(namespace), **found})
 
 
 def command_line(command: Command, found: Mapping[str, Any]) -> CommandLine:
@@ -102,10 +106,11 @@ def make_parser(command: Command = SERVE, program: str | None = None) -> argpars
         program: who reads the command line instead, and has what is its argument.
     """
     argument = None if program else command.argument
+    subject = f" {option_name(command.subject)}" if command.subject else ""
     program = program or " ".join(filter(None, (PROGRAM, command.name)))
     parser = _Parser(
         prog=program,
-        usage=f"{program} [OPTIONS]{' APP' if argument else ''}",
+        usage=f"{program}{subject} [OPTIONS]{f' {option_name(argument)}' if argument else ''}",
         description=command.description,
         epilog=command.epilog,
         allow_abbrev=False,
@@ -115,7 +120,8 @@ def make_parser(command: Command = SERVE, program: str | None = None) -> argpars
     )
     if argument:
         item, kind = command.fields[argument], command.kind(argument)
-        parser.add_argument(item.name, metavar="APP", nargs="?", help=_help(item, kind))
+        name = option_name(item.name)
+        parser.add_argument(item.name, metavar=name, nargs="?", help=_help(item, kind))
     _add_information(parser.add_argument_group("information"))
     add_settings(parser, command)
     return parser
@@ -130,7 +136,7 @@ def add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
     """
     titles = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
     for item in command.fields.values():
-        if item.name != command.argument:
+        if item.name not in (command.argument, command.subject):
             _add_setting(titles[item.metadata["group"]], item, command.kind(item.name))
 
 

@@ -14,6 +14,7 @@ from vsgi_fcgi.exceptions import UsageError
 GROUPS = {
     "roles": "apps for the other roles of FastCGI",
     "http": "HTTP",
+    "configuration": "configuration",
     "upstream": "FastCGI application servers",
     "listening": "where to listen (options may be repeated and mixed)",
     "server": "server",
@@ -24,6 +25,10 @@ GROUPS = {
     "limits": "limits",
 }
 """The headings of ``--help``, in its order."""
+
+
+ARGUMENTS = {"app": "APP", "program": "PROGRAM"}
+"""What stands on the command line without an option, by the names of the fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,15 @@ class Command:
         library: the dataclasses that it extends, for those who embed; the rest concerns a process
             of its own, and comes first.
         argument: what stands on the command line without an option; None if nothing does.
+        subject: what stands right behind the command's name; None if nothing has to.
+        base: the command whose settings it has too; those of its own may stand in its table.
         description: what it does, a sentence or several.
         epilog: what else is to be known.
         examples: for the manual page.
 
     Attributes:
         fields: all fields by their names, group by group as ``--help`` has them.
+        own: those of them that are options, and not also those of its base.
     """
 
     def __init__(
@@ -58,6 +66,8 @@ class Command:
         *,
         library: tuple[type[Any], ...],
         argument: str | None = None,
+        subject: str | None = None,
+        base: Command | None = None,
         description: str,
         epilog: str = "",
         examples: Iterable[Example] = (),
@@ -65,6 +75,8 @@ class Command:
         self.name = name
         self.options = options
         self.argument = argument
+        self.subject = subject
+        self.base = base
         self.description = description
         self.epilog = epilog
         self.examples = tuple(examples)
@@ -74,6 +86,12 @@ class Command:
             for group in ("app", *GROUPS)
             for item in sorted(fields(options), key=lambda item: item.name in of_the_library)
             if item.metadata["group"] == group
+        }
+        inherited = base.fields if base is not None else {}
+        self.own: dict[str, Field[Any]] = {
+            name: item
+            for name, item in self.fields.items()
+            if name not in ARGUMENTS and name not in inherited
         }
         self._types: dict[str, Any] = typing.get_type_hints(options, include_extras=True)
 
@@ -101,7 +119,7 @@ class Command:
 
 def option_name(field_name: str) -> str:
     """The option of the command line for a field."""
-    return "APP" if field_name == "app" else f"--{key_name(field_name)}"
+    return ARGUMENTS.get(field_name) or f"--{key_name(field_name)}"
 
 
 def key_name(field_name: str) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 from vsgi_fcgi import __version__
 from vsgi_fcgi.cli.arguments import EXIT_STATUSES, PROGRAM, make_parser, spelled
-from vsgi_fcgi.cli.command import Command
+from vsgi_fcgi.cli.command import Command, option_name
 from vsgi_fcgi.cli.commands import COMMANDS
 from vsgi_fcgi.cli.sources import CONFIG_VARIABLE, PYPROJECT, TABLE
 
 SIGNALS = (
     ("SIGTERM, SIGINT", "stop: accept no more, answer what was asked, then leave"),
-    ("the same once more", "leave at once"),
+    ("SIGUSR1", "the same, unless the app handles it or it is ignored"),
+    ("one of them once more", "leave at once"),
 )
 
 _FILES = (
@@ -52,7 +53,7 @@ def manual() -> str:
         parts += [
             f".SH {_text(f'{PROGRAM} {command.name}'.upper())}",
             _text(f"{command.description}\n{command.epilog}"),
-            *_options(make_parser(command)),
+            *_options(make_parser(command), parser if command.base else None),
         ]
     parts.append(".SH EXIT STATUS")
     parts += [_entry(str(status), text) for status, text in EXIT_STATUSES.items()]
@@ -74,13 +75,22 @@ def manual() -> str:
 
 def _synopsis(command: Command) -> str:
     name = " ".join(filter(None, (PROGRAM, command.name))).replace("-", "\\-")
-    argument = " \\fIAPP\\fR" if command.argument else ""
-    return f".B {name}\n[\\fIOPTIONS\\fR]{argument}"
+    argument = f" \\fI{option_name(command.argument)}\\fR" if command.argument else ""
+    subject = f"\\fI{option_name(command.subject)}\\fR\n" if command.subject else ""
+    return f".B {name}\n{subject}[\\fIOPTIONS\\fR]{argument}"
 
 
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+def _options(
+    parser: argparse.ArgumentParser, shown: argparse.ArgumentParser | None = None
+) -> Iterator[str]:
+    """The options of a parser, but for those of another one that the page has already."""
+    known = set() if shown is None else {spelled(item) for item in shown._actions}
     for group in parser._action_groups:
-        actions = [item for item in group._group_actions if item.help != argparse.SUPPRESS]
+        actions = [
+            item
+            for item in group._group_actions
+            if item.help != argparse.SUPPRESS and spelled(item) not in known
+        ]
         if actions:
             title = group.title or ""
             yield f".SS {_text(title[:1].upper() + title[1:])}"

@@ -233,7 +233,8 @@ SERVE = Command(
         " option may also stand in the environment, as in VSGI_FCGI_THREADS=8, or in the"
         " configuration file, as in threads = 8; the command line has precedence over the"
         " environment, and both have over the file. With --http it speaks HTTP by itself, and"
-        " without an APP it serves a demonstration then. vsgi-fcgi gateway --help and vsgi-fcgi"
+        " without an APP it serves a demonstration then. vsgi-fcgi config --help tells how"
+        " to have a web server's configuration written; vsgi-fcgi gateway --help and vsgi-fcgi"
         " relay --help tell of the commands that pass requests on."
     ),
     examples=(

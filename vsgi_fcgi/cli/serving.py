@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from vsgi_fcgi.cli.apps import app_names, debugged, load_apps, same_for_all
 from vsgi_fcgi.cli.arguments import PROGRAM, CommandLine, parse
+from vsgi_fcgi.cli.config_options import CONFIG
 from vsgi_fcgi.cli.configuration import Configuration, configure
 from vsgi_fcgi.cli.debugger import prepare
+from vsgi_fcgi.cli.doctor_options import DOCTOR
 from vsgi_fcgi.cli.http_listeners import open_http, part
 from vsgi_fcgi.cli.loading import load_app
 from vsgi_fcgi.cli.logs import configure_logging
@@ -42,6 +44,14 @@ def serve(argv: Sequence[str] | None) -> int:
     if argv is None and is_cgi(os.environ):
         argv = without_query(sys.argv[1:], os.environ)
     line = parse(argv)
+    if line.command is CONFIG:
+        from vsgi_fcgi.cli.config import config
+
+        return config(line)
+    if line.command is DOCTOR:
+        from vsgi_fcgi.cli.doctor import examine
+
+        return examine(line)
     if line.command is not SERVE:
         from vsgi_fcgi.cli.forwarding import forward
 

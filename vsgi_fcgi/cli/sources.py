@@ -53,7 +53,8 @@ def from_environment(command: Command, environment: Mapping[str, str]) -> dict[s
 def from_file(command: Command, path: str) -> dict[str, Any]:
     """Read the settings in a configuration file.
 
-    Those of a command with a name are in a table of that name.
+    Those of a command with a name are in a table of that name, beside those of the command that
+    it is based on.
 
     Args:
         command: what is to be done.
@@ -80,11 +81,21 @@ def from_file(command: Command, path: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise UsageError(f"{TABLE} in {path} is no table; write [tool.{TABLE}]")
     tables = {name: table.pop(name) for name in COMMANDS if name and name in table}
-    where = path
-    if command is not SERVE:
-        table, where = tables.get(command.name, {}), f"the table {command.name} of {path}"
-        if not isinstance(table, dict):
-            raise UsageError(f"{command.name} in {path} is no table; write [{command.name}]")
+    if command is SERVE:
+        return _from_table(command, table, path)
+    own = tables.get(command.name, {})
+    if not isinstance(own, dict):
+        raise UsageError(f"{command.name} in {path} is no table; write [{command.name}]")
+    given = {} if command.base is None else _from_table(command.base, table, path)
+    return {**given, **_from_table(command, own, f"the table {command.name} of {path}")}
+
+
+def _from_table(command: Command, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Read the settings in a table.
+
+    Raises:
+        UsageError: there is no such setting, or it cannot be used.
+    """
     keys = {key_name(name): name for name in command.fields}
     given: dict[str, Any] = {}
     for key, value in table.items():

@@ -51,6 +51,7 @@ class MainContext:
         config: the settings.
         log: the log.
         access_lines: writes the access log, if there is to be one.
+        make_assembler: makes the assembler; None for the one that the apps' roles need.
 
     Attributes:
         access_log: None if there is none.
@@ -67,7 +68,12 @@ class MainContext:
     """
 
     def __init__(
-        self, apps: Apps, config: Config, log: Log, access_lines: LineWriter | None = None
+        self,
+        apps: Apps,
+        config: Config,
+        log: Log,
+        access_lines: LineWriter | None = None,
+        make_assembler: Callable[[MainContext], Assembler] | None = None,
     ) -> None:
         self.config = config
         self.log = log
@@ -101,7 +107,8 @@ class MainContext:
         self.hand_over = self._pool.hand_over
         self.dispatcher = Dispatcher(self, self._pool)
         others = apps.roles - {Role.RESPONDER}
-        self.assembler = RoleAssembler(self) if others else Assembler(self)
+        make_assembler = make_assembler or (RoleAssembler if others else Assembler)
+        self.assembler = make_assembler(self)
         self.timeouts = Timeouts(self)
 
     def _start_pool(self, apps: Apps) -> Pool:

@@ -16,6 +16,7 @@ from vsgi_fcgi.descriptors import raise_limit
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.native import start_thread
 from vsgi_fcgi.server.acceptor import Acceptor
+from vsgi_fcgi.server.assembler import Assembler
 from vsgi_fcgi.server.cgi import is_cgi, serve_cgi
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.context import MainContext
@@ -68,6 +69,8 @@ class Server:
     Raises:
         UsageError: a setting that does not exist, or is out of its bounds, or no app.
     """
+
+    _assembler: Callable[[MainContext], Assembler] | None = None
 
     def __init__(
         self,
@@ -137,6 +140,8 @@ class Server:
 
     def run(self, *, process_ends: bool = False) -> int:
         """Serve until SIGTERM or SIGINT, in the calling thread, which becomes the main context.
+
+        SIGUSR1 stops it too, if nobody else in the process handles or ignores it.
 
         If nothing was listened on and a web server has started this process as a CGI program,
         it answers that one request instead.
@@ -228,7 +233,9 @@ class Server:
         self._lost = 0
         self._begun_to_stop = False
         self._done = Event()
-        context = self._context = MainContext(self._apps, config, log, access_lines)
+        context = self._context = MainContext(
+            self._apps, config, log, access_lines, type(self)._assembler
+        )
         signals = None
         try:
             self._acceptors = [Acceptor(context, listener, allowed) for listener in self._listeners]

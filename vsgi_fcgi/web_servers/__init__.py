@@ -1,0 +1,1 @@
+"""What is configured on the web server's side: text, made without looking at anything."""
