@@ -42,6 +42,7 @@ def _wait_for_file(environ: dict[str, Any]) -> None:
     sleep = time.sleep if environ["wsgi.multithread"] else gevent.sleep
     while not os.path.exists(path) and time.monotonic() < deadline:
         sleep(0.005)
+    assert os.path.exists(path), f"waited for {path} in vain"
 
 
 def _wait(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -92,7 +93,25 @@ def _complain(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     return [b"ok"]
 
 
+def _pieces(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    # The first may come along with the headers, whatever is done with the others.
+    yield b"first"
+    for name in ("second", "third"):
+        _wait_for_file({**environ, "QUERY_STRING": environ["QUERY_STRING"] + name})
+        yield name.encode()
+
+
+def _figures(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    figures = environ["vsgi_fcgi.main_context"].figures
+    seen = {"accepted": figures.connections_accepted, "in_flight": figures.requests_in_flight}
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(seen).encode()]
+
+
 ROUTES = {
+    "/figures": _figures,
+    "/pieces": _pieces,
     "/wait": _wait,
     "/stream": _stream,
     "/large": _large,

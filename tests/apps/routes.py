@@ -63,8 +63,12 @@ def stream(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[
 
 
 def gate(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
-    """Answer a piece, wait until somebody has opened and closed the FIFO ``at``, then the rest."""
-    start_response("200 OK", [TEXT])
+    """Answer a piece, wait until somebody has opened and closed the FIFO ``at``, then the rest.
+
+    Where ``buffering`` is given, X-Accel-Buffering says it to nginx.
+    """
+    buffering = _query(environ, "buffering")
+    start_response("200 OK", [TEXT, *([("X-Accel-Buffering", buffering)] if buffering else [])])
     yield b"before\n"
     # Blocks until a writer comes, then until it has gone.
     Path(_query(environ, "at")).read_bytes()
@@ -102,6 +106,20 @@ def errors(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
     environ["wsgi.errors"].flush()
     start_response("200 OK", [TEXT])
     return [b"complained\n"]
+
+
+def give_up(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer ``size`` bytes, and ask for another server for as long as the file ``full`` is there.
+
+    Where ``once`` is given, it is gone at once.
+    """
+    full = Path(_query(environ, "full"))
+    if full.exists():
+        environ["wsgi.errors"].write("full: ask another server\n")
+        if _query(environ, "once"):
+            full.unlink()
+    start_response("200 OK", [TEXT])
+    return [b"x" * int(_query(environ, "size"))]
 
 
 def status(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -235,7 +253,7 @@ def leave(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
 
 
 _CHECKED = (
-    *(echo, upload, stream, gate, work, burn, errors, status, redirect),
+    *(echo, upload, stream, gate, work, burn, errors, give_up, status, redirect),
     *(chatter, file, fail, fail_midway, figures, meet, mutter, drip),
 )
 _UNCHECKED = (short, long, body, split_header, leave)

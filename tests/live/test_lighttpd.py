@@ -6,12 +6,14 @@ import hashlib
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.frontends import EXAMPLES, Lighttpd
+from support.frontends import EXAMPLES, AppServer, Lighttpd
 from support.gates import Gate
 from support.http import connect, receive, request
+from support.more_frontends import LighttpdExternal
 from support.processes import ProcessGroup, wait_until
 
 APP = "apps.routes:app"
@@ -30,6 +32,52 @@ def test_the_example_is_one_process_that_goes_with_lighttpd(processes: ProcessGr
     wait_until(lambda: not processes.pids(), "the server's end", 5)
     assert lighttpd.server_log().rstrip().endswith("INFO stopped")
     assert list(lighttpd.state.iterdir()) == []
+
+
+def test_several_processes(processes: ProcessGroup) -> None:
+    """Each has a socket, all of them serve, and one that has died is started again."""
+    lighttpd = Lighttpd(processes, f"--threads 1 {APP}", procs=3)
+    lines = _wait_for_listening(lighttpd, 3)
+    assert len(list(lighttpd.state.iterdir())) == 3
+    with ExitStack() as stack, ThreadPoolExecutor(3) as pool:
+        gates = [stack.enter_context(Gate(processes.folder, f"gate{n}")) for n in range(3)]
+        answers = [pool.submit(request, lighttpd.port, gate.url) for gate in gates]
+        # With a thread for each process, there is one at every gate.
+        for gate in gates:
+            gate.wait_for_app()
+        for gate in gates:
+            gate.open()
+        assert {answer.result(10).text for answer in answers} == {"before\nafter\n"}
+    os.kill(int(lines[0].split()[1]), signal.SIGKILL)
+    lines = _wait_for_listening(lighttpd, 4)
+    assert len(set(processes.pids()) - {lighttpd.process.pid}) == 3
+    assert all(request(lighttpd.port, "/echo").status == 200 for _ in range(10))
+    lighttpd.process.stop()
+    wait_until(lambda: not processes.pids(), "the servers' end", 5)
+    assert lighttpd.server_log().count("INFO stopped") == 3
+    assert list(lighttpd.state.iterdir()) == []
+
+
+def _wait_for_listening(lighttpd: Lighttpd, count: int) -> list[str]:
+    def found() -> list[str]:
+        lines = lighttpd.server_log().splitlines()
+        return [line for line in lines if "INFO listening on fcgi+fd://0/" in line]
+
+    wait_until(lambda: len(found()) == count, f"{count} servers: {lighttpd.server_log()}")
+    return found()
+
+
+def test_a_server_of_its_own_that_is_restarted(processes: ProcessGroup) -> None:
+    """lighttpd answers 503 until it is back, and finds that out within seconds."""
+    server = AppServer(processes, APP)
+    lighttpd = LighttpdExternal(processes, server)
+    assert request(lighttpd.port, "/echo").status == 200
+    assert server.process.stop() == 0
+    assert request(lighttpd.port, "/echo").status == 503
+    server = AppServer(processes, APP)
+    wait_until(lambda: request(lighttpd.port, "/echo").status == 200, "lighttpd to ask again", 5)
+    assert lighttpd.process.stop() in (0, 1)
+    assert server.process.running
 
 
 def test_killed_in_the_middle_of_a_request(processes: ProcessGroup) -> None:

@@ -1,4 +1,4 @@
-"""Apache with mod_proxy_fcgi, and Caddy, with their files in ``examples/``."""
+"""Web servers in front of a server that runs by itself, with their files in ``examples/``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from threading import Thread
 import pytest
 from support.frontends import ROOT, AppServer
 from support.http import Client, request
-from support.more_frontends import ApacheProxy, Behind, Caddy
+from support.more_frontends import H2O, ApacheProxy, Behind, Caddy, LighttpdExternal
 from support.processes import ProcessGroup, wait_until
 
 APP = "apps.behind_http:app"
 MIB = 1 << 20
 
+KINDS: dict[str, type[Behind]] = {
+    "apache": ApacheProxy,
+    "caddy": Caddy,
+    "h2o": H2O,
+    "lighttpd": LighttpdExternal,
+}
 
-@pytest.fixture(scope="module", params=[ApacheProxy, Caddy], ids=["apache", "caddy"])
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=list(KINDS))
 def web(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Behind]:

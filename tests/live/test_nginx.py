@@ -14,13 +14,13 @@ from support.processes import ProcessGroup, wait_until
 
 APP = "apps.routes:app"
 
-UNIX, TCP, UNBUFFERED = "", "/tcp", "/unbuffered"
+UNIX, TCP, UNBUFFERED, CAUGHT = "", "/tcp", "/unbuffered", "/caught"
 
 
 def test_the_example(processes: ProcessGroup) -> None:
     server = AppServer(processes, "hello:app", folder=EXAMPLES)
     nginx = Nginx(processes, server)
-    for prefix in (UNIX, TCP, UNBUFFERED):
+    for prefix in (UNIX, TCP, UNBUFFERED, CAUGHT):
         # A path with a newline, and one that only begins like a mount point.
         for path in ("/", "/some/p%20ath", "/a%0Ab", *(["", "x/y"] if prefix else [])):
             answer = request(nginx.port, prefix + path)
@@ -45,15 +45,19 @@ def nginx(server: AppServer) -> Nginx:
     return Nginx(server.group, server)
 
 
+def accepted(client: Client, prefix: str) -> int:
+    """How many connections the server has accepted."""
+    return int(client.request("GET", f"{prefix}/figures").json()["connections_accepted"])
+
+
 @pytest.mark.parametrize("prefix", [UNIX, TCP])
-def test_connections_are_kept(server: AppServer, nginx: Nginx, prefix: str) -> None:
+def test_connections_are_kept(nginx: Nginx, prefix: str) -> None:
     with Client(nginx.port) as client:
-        assert client.request("GET", f"{prefix}/echo").status == 200
-        before = server.sockets()
+        before = accepted(client, prefix)
         for _ in range(100):
             assert client.request("GET", f"{prefix}/echo").status == 200
             assert client.request("POST", f"{prefix}/upload", b"x").status == 200
-        assert server.sockets() == before
+        assert accepted(client, prefix) == before
 
 
 def test_connections_are_not_kept(server: AppServer, nginx: Nginx) -> None:
@@ -134,15 +138,69 @@ def test_a_half_sent_upload_leaves_nothing_behind(server: AppServer, nginx: Ngin
         wait_until(lambda: server.sockets() <= before, "the request to be given up")
 
 
-def test_a_streamed_answer_passes_as_it_comes(server: AppServer, nginx: Nginx) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "query"),
+    [(UNBUFFERED, ""), (UNIX, "&buffering=no"), (TCP, "&buffering=no")],
+    ids=["unbuffered", "x-accel-unix", "x-accel-tcp"],
+)
+def test_a_streamed_answer_passes_as_it_comes(
+    server: AppServer, nginx: Nginx, prefix: str, query: str
+) -> None:
     with Gate(server.group.folder) as gate, connect(nginx.port) as sock:
-        sock.sendall(f"GET /unbuffered{gate.url} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        sock.sendall(f"GET {prefix}{gate.url}{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         received = b""
         while b"before\n" not in received:
             received += sock.recv(65536)
         assert b"after" not in received
+        # It is for nginx, and not for the client.
+        assert b"X-Accel" not in received
         gate.wait_for_app()
         gate.open()
         while not received.endswith(b"0\r\n\r\n"):
             received += sock.recv(65536)
         assert b"after\n" in received
+
+
+@pytest.mark.parametrize(("prefix", "connections"), [(CAUGHT, 0), (UNBUFFERED, 1)])
+def test_when_an_upload_reaches_the_server(nginx: Nginx, prefix: str, connections: int) -> None:
+    """Neither place keeps connections: a request that comes is a connection that comes."""
+    with Client(nginx.port) as client, connect(nginx.port) as sock:
+        accepted(client, TCP)
+        before = accepted(client, TCP)
+        head = f"POST {prefix}/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
+        sock.sendall(f"{head}half ".encode())
+        wait_until(lambda: accepted(client, TCP) == before + connections, "the connections")
+        # nginx goes on to other requests when it has seen to this one.
+        for _ in range(5):
+            assert accepted(client, TCP) == before + connections
+        sock.sendall(b"whole")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert accepted(client, TCP) == before + 1
+
+
+@pytest.mark.parametrize("size", [0, 4000, 8000])
+def test_an_answer_that_is_given_up(server: AppServer, nginx: Nginx, size: int) -> None:
+    """What the app writes to wsgi.errors comes before it, and nginx asks another server."""
+    full = server.group.folder / "full"
+    url = f"{CAUGHT}/give_up?size={size}&full={full}"
+    full.touch()
+    answer = request(nginx.port, f"{url}&once=yes")
+    assert (answer.status, len(answer.body)) == (200, size)
+    assert not full.exists()
+    # What may not be repeated goes to one server, and anything else to all.
+    full.touch()
+    assert request(nginx.port, f"{url}&once=yes", method="POST").status == 502
+    full.touch()
+    assert request(nginx.port, url).status == 502
+    full.unlink()
+    assert request(nginx.port, url).status == 200
+    sign = 'FastCGI sent in stderr: "full: ask another server"'
+    assert nginx.error_log().count(sign) >= 3
+
+
+def test_an_answer_that_is_too_large_to_be_given_up(server: AppServer, nginx: Nginx) -> None:
+    full = server.group.folder / "full"
+    full.touch()
+    answer = request(nginx.port, f"{CAUGHT}/give_up?size=100000&full={full}")
+    full.unlink()
+    assert (answer.status, len(answer.body)) == (200, 100_000)

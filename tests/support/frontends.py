@@ -159,14 +159,22 @@ class Lighttpd(WebServer):
         app: the app's name, with options in front.
         folder: where the app is.
         extra: lines to be read after the file.
+        procs: how many processes serve the app.
     """
 
     STDERR_SIGN = "FastCGI-stderr:"
 
     def __init__(
-        self, group: ProcessGroup, app: str, *, folder: Path = APPS, extra: str = ""
+        self,
+        group: ProcessGroup,
+        app: str,
+        *,
+        folder: Path = APPS,
+        extra: str = "",
+        procs: int = 1,
     ) -> None:
         self._program = find("lighttpd")
+        self._procs = procs
         self._app = f"--chdir {folder} {app}"
         self._config = EXAMPLES / "lighttpd.conf"
         if extra:
@@ -183,7 +191,7 @@ class Lighttpd(WebServer):
 
     def _spawn(self, group: ProcessGroup, name: str) -> Process:
         env = {"PORT": str(self.port), "STATE": str(self.state), "APP": self._app}
-        env["PATH"] = search_path(group)
+        env |= {"PROCS": str(self._procs), "PATH": search_path(group)}
         argv = [self._program, "-D", "-f", str(self._config)]
         return group.start(argv, name=name, cwd=ROOT, env=env)
 

@@ -36,6 +36,7 @@ class ApacheProxy(Behind):
     def _spawn(self, group: ProcessGroup, name: str) -> Process:
         find_module("proxy_fcgi")
         env = {"STATE": str(self._folder), "PORT": str(self.port), "MODULES": str(APACHE_MODULES)}
+        env["APP_PORT"] = str(self._server.port)
         argv = [*not_as_root(), self._program, "-DFOREGROUND", "-d", str(self._folder)]
         return group.start([*argv, "-f", str(EXAMPLES / "apache-proxy.conf")], name=name, env=env)
 
@@ -56,3 +57,28 @@ class Caddy(Behind):
         env["XDG_DATA_HOME"] = env["XDG_CONFIG_HOME"] = str(self._folder)
         argv = [self._program, "run", "--config", str(EXAMPLES / "Caddyfile")]
         return group.start([*argv, "--adapter", "caddyfile"], name=name, env=env)
+
+
+class H2O(Behind):
+    """h2o with ``examples/h2o.yaml``, which finds the port and the socket where it is started."""
+
+    PROGRAM = "h2o"
+    STDERR_SIGN = r"\[lib/handler/fastcgi\.c\] in request:[^:]*:"
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        (self._folder / "h2o-port.yaml").write_text(f"{self.port}\n")
+        # As root it becomes another user, who may not connect to the socket.
+        argv = [*not_as_root(), self._program, "-c", str(EXAMPLES / "h2o.yaml")]
+        return group.start(argv, name=name)
+
+
+class LighttpdExternal(Behind):
+    """lighttpd with ``examples/lighttpd-external.conf``."""
+
+    PROGRAM = "lighttpd"
+    STDERR_SIGN = "FastCGI-stderr:"
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        env = {"PORT": str(self.port), "APP_SOCKET": str(self._server.socket)}
+        argv = [self._program, "-D", "-f", str(EXAMPLES / "lighttpd-external.conf")]
+        return group.start(argv, name=name, env=env)

@@ -135,7 +135,11 @@ class ProcessGroup:
 
     def environ(self, **more: str) -> dict[str, str]:
         """The environment for a process of this group."""
-        return {**os.environ, _MARK: self._mark, **more}
+        return {**os.environ, **self.mark(), **more}
+
+    def mark(self) -> dict[str, str]:
+        """The variable by which a process is known as one of this group."""
+        return {_MARK: self._mark}
 
     def start(
         self,

@@ -164,6 +164,44 @@ class HAProxySites(Sites):
         return group.start(argv, name=name)
 
 
+class H2OSites(Sites):
+    """h2o."""
+
+    _SITE = '  "HOST":\n    paths:\n'
+    _SITE += '      "/admin":\n        mruby.handler: "Proc.new { [403, {}, []] }"\n'
+    _SITE += '      "%s":\n        fastcgi.connect:\n          port: PORT\n          type: tcp'
+    SITES: ClassVar = {"root": _SITE % "/", "mount": _SITE % "/app", "mount-slash": _SITE % "/app/"}
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        text = f"num-threads: 1\nlisten:\n  host: 127.0.0.1\n  port: {self.port}\nhosts:\n"
+        argv = [find("h2o"), "-c", self._write(text + self._render())]
+        return group.start(argv, name=name)
+
+
+class CaddySites(Sites):
+    """Caddy."""
+
+    _SITE = "http://HOST:LISTEN {\nbind 127.0.0.1\nroute {\nrespond /admin* 403\n%s\n}\n}"
+    _APP = "reverse_proxy 127.0.0.1:PORT {\ntransport fastcgi%s\n}\n"
+    _SAID = _APP % " {\nenv SCRIPT_NAME /app\n}"
+    _BELOW = "@app path /app /app/*\n%s @app {\n%s}"
+    _STRIPPED = "handle_path /app/* {\n%s}"
+    SITES: ClassVar = {
+        "root": _SITE % (_APP % ""),
+        "mount": _SITE % (_BELOW % ("handle", _APP % "")),
+        "mount-route": _SITE % (_BELOW % ("route", _APP % "")),
+        "mount-path": _SITE % (_STRIPPED % (_APP % "",)),
+        "mount-path-said": _SITE % (_STRIPPED % (_SAID,)),
+    }
+
+    def _spawn(self, group: ProcessGroup, name: str) -> Process:
+        text = "{\nadmin off\nauto_https off\n}\n" + self._render()
+        path = self._write(text.replace("LISTEN", str(self.port)))
+        argv = [find("caddy"), "run", "--config", path, "--adapter", "caddyfile"]
+        env = {"XDG_DATA_HOME": str(self._folder), "XDG_CONFIG_HOME": str(self._folder)}
+        return group.start(argv, name=name, env=env)
+
+
 _APACHE = """
 ServerRoot "{folder}"
 ServerName localhost
@@ -202,10 +240,12 @@ class ApacheSites(Sites):
         "pass-generic": _SITE % "ProxyFCGIBackendType GENERIC\nProxyPass / fcgi://127.0.0.1:PORT/",
         "pass-mount": _SITE % "ProxyPass /app fcgi://127.0.0.1:PORT",
         "pass-mount-slash": _SITE % "ProxyPass /app fcgi://127.0.0.1:PORT/",
+        "pass-decoded": (_SITE % "ProxyPass / fcgi://127.0.0.1:PORT/").replace("NoDecode", "On"),
         "pass-mount-whole": _SITE % "ProxyPass /app fcgi://127.0.0.1:PORT/app",
         "handler": _SITE % (_HANDLER % "/"),
         "handler-mount": _SITE % (_HANDLER % "/app"),
         "fcgid": _SITE % (_PROGRAM % ("/", "/", "/")),
+        "fcgid-decoded": (_SITE % (_PROGRAM % ("/", "/", "/"))).replace("NoDecode", "On"),
         "fcgid-mount": _SITE % (_PROGRAM % ("/app", "", "/app")),
         "script": _SITE % (_FILES % ""),
     }
