@@ -21,6 +21,7 @@ ROWS = {
     # name: (app, bytes of request body, MiB moved by one request, requests)
     "1 MiB upload": ("upload", MIB, 1.0, 150),
     "10 MiB stream": ("stream", 0, 10.0, 20),
+    "10 MiB file": ("file", 0, 10.0, 20),
     "100 KiB response": ("kib100", 0, 100 / 1024, 1500),
 }
 

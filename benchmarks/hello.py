@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 BODY = b"Hello, world!\n"
 KIB_100 = bytes(100 * 1024)
 PIECE = bytes(64 * 1024)
+
+_FILE = tempfile.NamedTemporaryFile()
+_FILE.truncate(10 * 1024 * 1024)
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -29,6 +33,13 @@ def stream(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
     """Answer 10 MiB in pieces of 64 KiB."""
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10485760")])
     return (PIECE for _ in range(160))
+
+
+def file(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer a file of 10 MiB through ``wsgi.file_wrapper``, as Flask's ``send_file`` does it."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10485760")])
+    wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](open(_FILE.name, "rb"), 8192)
+    return wrapped
 
 
 def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

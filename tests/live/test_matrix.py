@@ -237,6 +237,7 @@ def crowd(port: int, prefix: str, forgiven: str = "") -> None:
                 # anything at the moment.
                 if forgiven not in ("mod_fcgid", "mod_proxy_fcgi"):
                     raise
+                client.close()  # half a request may be out; the next one connects again
             else:
                 if forgiven != "HAProxy" or HAPROXY_GIVES_UP not in answer.body:
                     return answer

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Sequence
 from typing import IO, Final
 from urllib.parse import quote
 
-from vsgi_fcgi.wsgi.file_wrapper import FileWrapper
+from vsgi_fcgi.wsgi.file_wrapper import FileWrapper, is_plain
 
 X_SENDFILE: Final = "x-sendfile"
 X_ACCEL: Final = "x-accel"
 
 _HEADERS: Final = {X_SENDFILE: b"X-Sendfile: ", X_ACCEL: b"X-Accel-Redirect: "}
-
-# What reads the bytes of the file as they are. Others have a name and a descriptor, too, and
-# decompress what they read, or delete the file at the end.
-_PLAIN: Final = (io.BufferedReader, io.FileIO, io.BufferedRandom)
 
 
 class Sendfile:
@@ -111,11 +106,11 @@ class SendableFile(FileWrapper):
     def _path(self) -> str | None:
         """The absolute path of a regular file that is to be sent from its beginning."""
         file = self.file
-        if type(file) not in _PLAIN:
+        if not is_plain(file):
             return None
         try:
             name = file.name
-            if file.tell() or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            if file.tell():
                 return None
         except (OSError, ValueError, AttributeError):
             return None
