@@ -95,6 +95,8 @@ def test_it_takes_the_command_line_and_the_settings_of_the_app(processes: Proces
     with Client(str(folder / "d")) as client:
         found = report(client, PATH_INFO="/shop/a", REQUEST_URI="/shop/a")
     assert (found["facts"]["SCRIPT_NAME"], found["facts"]["PATH_INFO"]) == ("/shop", "/a")
+    # A web server would look for ./d elsewhere.
+    assert found["facts"]["Came to"] == f"unix:{folder}/d"
     assert process.stop() == 0
     assert "loaded" not in process.log()
     assert log.count("\n") == 1

@@ -13,6 +13,7 @@ from vsgi_fcgi.doctor.case import Case
 from vsgi_fcgi.doctor.diagnosis import diagnose
 from vsgi_fcgi.doctor.finding import Level
 from vsgi_fcgi.doctor.trials import offers, outcome
+from vsgi_fcgi.wsgi.paths import mount_point
 from vsgi_fcgi.wsgi.seen import Habits
 
 FIXED = {**NGINX, "SCRIPT_NAME": "", "PATH_INFO": "/a/b"}
@@ -156,7 +157,6 @@ def test_connections_that_are_dropped() -> None:
         ("/shop", "^(?<mount>/shop)(?<rest>"),
         ("/a.b", "^(?<mount>/a\\.b)(?<rest>"),
         ('/a"; }', "--script-name '/a\"; }'"),
-        ("/a\nb", "--script-name '/a\nb'"),
     ],
 )
 def test_a_mount_point_cannot_break_out_of_the_lines(mount: str, printed: str) -> None:
@@ -164,6 +164,97 @@ def test_a_mount_point_cannot_break_out_of_the_lines(mount: str, printed: str) -
     (found,) = [item for item in diagnose(case_of(params)) if item.counts]
     assert found.code == "path-missing"
     assert printed in found.remedies[0].lines
+
+
+@pytest.mark.parametrize(
+    ("mount", "typed"),
+    [
+        ("/caf\xc3\xa9", ["--script-name", "/caf\u00e9"]),
+        ("/a b", ["--script-name", "/a b"]),
+        # What no terminal is to obey, and what nobody can type.
+        ("/a\nb", []),
+        ("/\x1b[31m", []),
+        ("/\xff", []),
+    ],
+)
+def test_a_mount_point_is_printed_as_it_is_typed(mount: str, typed: list[str]) -> None:
+    params = {**NGINX, "SCRIPT_NAME": mount, "DOCUMENT_URI": f"{mount}/a", "REQUEST_URI": "/x"}
+    (found,) = [item for item in diagnose(case_of(params)) if item.counts]
+    lines = [item.lines for item in found.remedies if item.lines.startswith("--script-name")]
+    assert shlex.split(" ".join(lines)) == typed
+    if typed:
+        given = mount_point(typed[1])
+        assert case_of(params, mount=given).script == mount
+
+
+def test_what_the_lines_are_for_is_the_place_of_the_app() -> None:
+    """Of Apache: pasted in place of what is there, they must not move the app."""
+    at_shop = {"SCRIPT_NAME": "/shop/a", "SCRIPT_FILENAME": "proxy:fcgi://x/a"}
+    for more, printed in (
+        (
+            at_shop,
+            'ProxyPass "/shop" "unix:/run/app.sock|fcgi://app" enablereuse=on flushpackets=on',
+        ),
+        ({}, 'ProxyPass "/" "unix:/run/app.sock|fcgi://app/" enablereuse=on flushpackets=on'),
+        # SetHandler: where it stands is not known.
+        ({"SCRIPT_NAME": "/a", "PATH_INFO": "/b"}, "enablereuse=on flushpackets=on"),
+    ):
+        uri = {"REQUEST_URI": "/shop/a"} if more is at_shop else {}
+        found = diagnose(case_of({**APACHE, **uri, **more}))
+        (keep,) = [item for item in found if item.code == "connection-each"]
+        assert [item.lines for item in keep.remedies] == [printed]
+
+
+@pytest.mark.parametrize(
+    ("address", "printed"),
+    [
+        ("127.0.0.1:9000", "server 127.0.0.1:9000;"),
+        ("[::1]:9000", "server [::1]:9000;"),
+        ("unix:/run/my app.sock", 'server "unix:/run/my app.sock";'),
+        ('unix:/a"; }', "server unix:/run/app.sock;"),
+        ("unix:@name", "server unix:/run/app.sock;"),
+    ],
+)
+def test_an_address_is_printed_as_nginx_has_it(address: str, printed: str) -> None:
+    (keep,) = [
+        item for item in diagnose(case_of(FIXED, address=address)) if item.code == "connection-each"
+    ]
+    assert printed in keep.remedies[0].lines
+
+
+def test_an_app_that_is_named_below_a_path_gets_the_lines_for_it() -> None:
+    params = {**NGINX, "SCRIPT_NAME": "/shop/a", "DOCUMENT_URI": "/shop/a"}
+    params["REQUEST_URI"] = "/shop/a"
+    found = {item.code: item for item in diagnose(case_of(params, mount="/shop"))}
+    assert found["path-named"].level is Level.NOTE
+    assert "^(?<mount>/shop)" in found["path-named"].remedies[0].lines
+    right = {**FIXED, "SCRIPT_NAME": "/shop", "REQUEST_URI": "/shop/a/b"}
+    # By a rewrite: lighttpd's lines are not about that.
+    taken_off = {**LIGHTTPD, "REQUEST_URI": "/shop/a/b"}
+    for params in (right, taken_off):
+        codes = [item.code for item in diagnose(case_of(params, mount="/shop"))]
+        assert "path-named" not in codes
+
+
+def test_what_an_app_at_the_root_is_asked_for_is_told() -> None:
+    """Behind Caddy's handle and h2o's paths, an app at /shop has a 404 for it."""
+    found = {item.code: item for item in diagnose(case_of({**CADDY, "PATH_INFO": "/shop/a"}))}
+    assert found["path-root"].level is Level.NOTE
+    assert found["path-root"].remedies[0].lines == "--script-name /shop"
+    for path in ("/", "/a", "//a", "*"):
+        codes = [item.code for item in diagnose(case_of({**CADDY, "PATH_INFO": path}))]
+        assert "path-root" not in codes
+
+
+def test_a_shared_connection_of_an_old_haproxy_is_told_of() -> None:
+    def codes(version: str, neighbours: int) -> list[str]:
+        params = {**HAPROXY, "SERVER_SOFTWARE": f"HAProxy {version}"}
+        case = case_of(params, neighbours=neighbours, keep_conn=True)
+        return [item.code for item in diagnose(case)]
+
+    assert "multiplexing-fails" in codes("2.6.12-1+deb12u4", 1)
+    assert "multiplexing-fails" not in codes("2.6.12-1+deb12u4", 0)
+    assert "multiplexing-fails" not in codes("3.0.11", 1)
 
 
 def test_only_what_happened_lately_counts() -> None:
@@ -215,25 +306,39 @@ def test_a_port_that_debians_nginx_loses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "total", "most", "level"),
+    ("version", "asked", "total", "most", "level"),
     [
-        (False, 4, 1, Level.WRONG),
-        (True, 4, 1, Level.MAYBE),
-        (False, 4, 2, None),
-        (False, 1, 1, None),
+        ("3.0.11", False, 4, 1, Level.WRONG),
+        ("3.0.11", True, 4, 1, Level.MAYBE),
+        ("3.0.11", False, 4, 2, None),
+        ("3.0.11", False, 1, 1, None),
+        # It answers 500 by itself where requests share: not to is no mistake.
+        ("2.6.12-1+deb12u4", False, 4, 1, Level.NOTE),
+        ("2.6.12-1+deb12u4", True, 4, 1, Level.NOTE),
+        ("2.6.12-1+deb12u4", False, 4, 2, Level.NOTE),
     ],
 )
 def test_a_trial_of_multiplexing(
-    monkeypatch: pytest.MonkeyPatch, asked: bool, total: int, most: int, level: Level | None
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    asked: bool,
+    total: int,
+    most: int,
+    level: Level | None,
 ) -> None:
     """HAProxy that asks what is possible shares connections; its threads may each have one."""
     monkeypatch.setattr("vsgi_fcgi.doctor.trials._OVERLAP", 0.01)
     habits = Habits()
     habits.began(total, most)
     params = {**HAPROXY, "QUERY_STRING": "doctor=multiplexing"}
+    params["SERVER_SOFTWARE"] = f"HAProxy {version}"
     found = outcome(case_of(params, asked_values=asked, habits=habits))
     assert found is not None
     assert (found.finding and found.finding.level) is level
+    if found.finding is not None:
+        assert ("a 500 of its own" in found.finding.matters) == version.startswith("2.6")
+        advice = "no option mpxs-conns" if most > 1 else "    option mpxs-conns"
+        assert advice in found.finding.remedies[0].lines
     assert ("No other request" in found.sentence) == (total == 1)
 
 

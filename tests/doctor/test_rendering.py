@@ -15,10 +15,22 @@ from vsgi_fcgi.doctor import Doctor
 SECRETS = {
     "HTTP_AUTHORIZATION": "Basic c2VjcmV0",
     "HTTP_COOKIE": "session=c2VjcmV0",
-    "HTTP_PROXY_AUTHORIZATION": "c2VjcmV0",
+    "HTTP_PROXY_AUTHORIZATION": "c2VjcmV0 more",
     "HTTP_X_API_KEY": "c2VjcmV0",
     "DB_PASSWORD": "c2VjcmV0",
+    "PGPASS": "c2VjcmV0",
+    "AWS_ACCESS_KEY": "c2VjcmV0",
+    "HTTP_APIKEY": "c2VjcmV0",
+    "HTTP_X_AUTH": "c2VjcmV0 ",
+    "HTTP_X_JWT_ASSERTION": "c2VjcmV0",
+    "DATABASE_URL": "postgres://user:c2VjcmV0@localhost/db",
+    "QUERY_STRING": "x=1&access_token=c2VjcmV0",
+    "HTTP_REFERER": "http://localhost/login?next=%2Freset%3Ftoken%3Dc2VjcmV0",
+    "HTTP_AUTH": "c2VjcmV0",
+    "HTTP_X_ORIGINAL_URL": "/a?%74oken=a;c2VjcmV0&code=b c2VjcmV0&q=shown",
+    "HTTP_X_URL": "/a?q=1;b=2;sig=c2VjcmV0",
 }
+URI = "/a/b?x=1&access_token=c2VjcmV0"
 
 
 def ask(params: dict[str, str], accept: str = "", **more: Any) -> tuple[str, dict[str, str], str]:
@@ -91,8 +103,11 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
 
 @pytest.mark.parametrize("accept", ["", "text/html", "application/json"])
 def test_no_secret_is_shown(accept: str) -> None:
-    text = ask({**LIGHTTPD, **SECRETS}, accept, more=[("HTTP_COOKIE", "b=c2VjcmV0")])[2]
+    params = {**LIGHTTPD, **SECRETS, "REQUEST_URI": URI}
+    text = ask(params, accept, more=[("HTTP_COOKIE", "b=c2VjcmV0")])[2]
     assert "c2VjcmV0" not in text
+    assert "q=shown" in text
+    assert "access_token=(hidden)" in text
     assert "Basic (hidden, 8 characters)" in text
     assert "(hidden, 16 characters)" in text
 
@@ -100,7 +115,13 @@ def test_no_secret_is_shown(accept: str) -> None:
 def test_no_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="vsgi_fcgi.doctor"):
         ask({**NGINX, **SECRETS, "REQUEST_URI": "/a/b\n\x1b[1m"})
-    (record,) = caplog.records
+        ask({**NGINX, **SECRETS, "REQUEST_URI": URI, "SCRIPT_NAME": "/a/b"})
+        ask({**NGINX, "REQUEST_URI": URI + "&doctor=stream", "QUERY_STRING": "doctor=stream"})
+        ask({**NGINX, "REQUEST_URI": "/" + "a" * 100_000})
+    record, secret, stream, long = caplog.records
+    assert "GET /a/b?x=1&access_token=(hidden) from nginx" in secret.getMessage()
+    assert "GET /a/b?x=1&access_token=(hidden)&doctor=stream: " in stream.getMessage()
+    assert len(long.getMessage()) < 2000
     assert record.getMessage() == (
         "GET /a/b\\n\\x1b[1m from nginx (nginx/1.22.1): SCRIPT_NAME was the whole path, and there"
         " was no PATH_INFO"
@@ -112,6 +133,33 @@ def test_what_cannot_be_seen_is_escaped() -> None:
     assert "\x1b" not in text
     assert "a\\x1b[31m" in text
     assert "5000 characters in all" in text
+
+
+def test_no_terminal_is_told_what_to_do() -> None:
+    path = "/\x1b[31m\x9b\r"
+    for params in (
+        {**LIGHTTPD, "HTTP_HOST": path},
+        {**NGINX, "SERVER_PORT": path},
+        {**NGINX, "SCRIPT_NAME": path, "DOCUMENT_URI": f"{path}/a"},
+        {**LIGHTTPD, "SCRIPT_NAME": f"{path}/doctor-trial", "PATH_INFO": path},
+        {**HAPROXY, "PATH_INFO": path, "SERVER_SOFTWARE": path, "REQUEST_METHOD": path},
+    ):
+        text = ask(params)[2]
+        assert "".join(text.split("\n")).isprintable()
+
+
+def test_a_report_on_a_long_request_is_short() -> None:
+    for name in ("SCRIPT_NAME", "PATH_INFO", "REQUEST_URI", "HTTP_HOST", "SERVER_SOFTWARE"):
+        for base in (NGINX, LIGHTTPD, HAPROXY):
+            for accept in ("", "text/html"):
+                text = ask({**base, name: "/" + "<" * 100_000}, accept)[2]
+                assert len(text) < 100_000, (name, base["SERVER_SOFTWARE"])
+
+
+def test_a_body_is_not_for_an_authorizer() -> None:
+    report = json.loads(ask({**LIGHTTPD, "CONTENT_LENGTH": ""}, "application/json", role=2)[2])
+    (change,) = [item for item in report["changes"] if item["name"] == "CONTENT_LENGTH"]
+    assert change["why"] == "the body is not for an authorizer"
 
 
 def test_an_authorizer_lets_nobody_through() -> None:
@@ -132,6 +180,7 @@ def test_what_is_changed_is_told() -> None:
     assert (changes["HTTP_X"]["came"], changes["HTTP_X"]["became"]) == ("1 | 2", "1, 2")
     assert changes["SERVER_NAME"]["became"] == "other"
     assert changes["SERVER_NAME"]["why"] == "it came more than once: the last one counts"
+    assert "vsgi_fcgi.seen" not in report["environ"]
     assert set(changes) == {"HTTP_PROXY", "CONTENT_LENGTH", "HTTP_X", "SERVER_NAME", "SCRIPT_NAME"}
     assert report["params"][-2:] == [["HTTP_X", "2"], ["SERVER_NAME", "other"]]
 

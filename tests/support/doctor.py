@@ -101,9 +101,9 @@ def slowly(*pieces: bytes) -> Iterator[bytes]:
         yield piece
 
 
-def codes(report: Any) -> list[str]:
-    """What a report says that is to be changed."""
-    return [finding["code"] for finding in report["findings"]]
+def codes(report: Any, part: str = "findings") -> list[str]:
+    """What a report says that is to be changed, or is to be known (``remarks``)."""
+    return [finding["code"] for finding in report[part]]
 
 
 def lines(report: Any, code: str) -> str:

@@ -27,6 +27,7 @@ class Wrong:
         there: what stands there at first.
         ask: how it is found, and how it is looked whether it is gone.
         reaches: whether that still reaches the app when all is right.
+        counts: whether it is to be changed for certain.
         apply: makes what is put in place of LINES from the doctor's lines.
     """
 
@@ -35,6 +36,7 @@ class Wrong:
     ask: Ask = Site.ask
     there: str = ""
     reaches: bool = True
+    counts: bool = True
     apply: Callable[[str], str] = str
 
 
@@ -58,8 +60,9 @@ def _mounted(params: str) -> str:
 
 def _two_blocks(text: str) -> str:
     """An upstream, and the location that uses it, where both belong."""
-    upstream, location = text.split("\n\n")
-    return f"{location}\n}}\n{upstream}\nserver {{ listen LISTEN; server_name unused.HOST;"
+    upstream, lines = text.split("\n\n")
+    location = f"location / {{ {lines} }}\n}}"
+    return f"{location}\n{upstream}\nserver {{ listen LISTEN; server_name unused.HOST;"
 
 
 NGINX = {
@@ -174,6 +177,12 @@ APACHE = {
         lambda site: site.several("/a?doctor=keep-alive"),
         APACHE_PASS,
     ),
+    "each-mount": Wrong(
+        "connection-each",
+        APACHE_SITE % "",
+        lambda site: site.several("/shop/a?doctor=keep-alive"),
+        "ProxyPass /shop fcgi://127.0.0.1:PORT",
+    ),
 }
 
 _HAPROXY = "fcgi-app HOST\n    docroot /\n%s\nbackend HOST\n    use-fcgi-app HOST\n%s\n"
@@ -218,6 +227,7 @@ HAPROXY = {
         "\n    server app 127.0.0.1:PORT proto fcgi",
         lambda site: site.together("/a?doctor=multiplexing"),
         "backend HOST\n    use-fcgi-app HOST",
+        counts=False,
         apply=_two_sections,
     ),
 }

@@ -13,7 +13,6 @@ from vsgi_fcgi.doctor.report import report_of
 from vsgi_fcgi.doctor.text import report_text, trial_text
 from vsgi_fcgi.doctor.trials import pieces
 from vsgi_fcgi.protocol import Role
-from vsgi_fcgi.wsgi.environ import request_line
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -39,7 +38,7 @@ class Doctor:
         """Look into a request, say in the log what was found, and answer with all of it."""
         case = Case.of(environ, self._mount)
         if case.trial == "stream" and case.is_responder:
-            _logger.info("%s: the trial of streaming", request_line(case.params))
+            _logger.info("%s: the trial of streaming", case.request)
             start_response("200 OK", _headers(_TEXT))
             return pieces(case)
         report = report_of(case)

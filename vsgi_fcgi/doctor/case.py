@@ -10,14 +10,21 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from vsgi_fcgi.doctor.front_end import NGINX, Recognised, recognise
+from vsgi_fcgi.doctor.values import MOST_CHARACTERS, brief, without_secrets
 from vsgi_fcgi.protocol import Role
-from vsgi_fcgi.wsgi.environ import join_repeated
+from vsgi_fcgi.wsgi.environ import join_repeated, request_line
 from vsgi_fcgi.wsgi.paths import Finding as PathFinding
 from vsgi_fcgi.wsgi.paths import find_path
 from vsgi_fcgi.wsgi.seen import SEEN, Seen
 
 TRIAL_SEGMENT: Final = "doctor-trial"
 """A segment of a path where nobody has mounted anything."""
+
+_OF_HOSTS: Final = "".join(map(chr, range(33, 127)))
+"""What is left of a Host header as it came: a terminal shows the rest, or obeys it."""
+
+_MOST_OF_HOSTS: Final = 300
+"""Characters: names have 253 at most."""
 
 _TRIAL: Final = re.compile(r"(?:^|&)doctor=([a-z-]{1,40})(?:&|$)")
 
@@ -84,6 +91,18 @@ class Case:
         return self.seen.role == Role.RESPONDER
 
     @property
+    def request(self) -> str:
+        """The request by its method and URI, fit to be seen."""
+        return brief(without_secrets(request_line(self.params)))
+
+    @property
+    def place(self) -> str | None:
+        """Where the app is mounted, if that is known, and not what is asked for by chance."""
+        if self.mount is not None:
+            return self.mount
+        return self.script if not self.script or self.found is PathFinding.PROXIED else None
+
+    @property
     def asked(self) -> str:
         """The path that the client asked for, decoded; empty if that is not known."""
         return unquote(self.params.get("REQUEST_URI", "").partition("?")[0], "latin-1")
@@ -99,6 +118,9 @@ class Case:
         host = environ.get("HTTP_HOST") or environ["SERVER_NAME"]
         if self.lost_port:
             host += f":{self.lost_port}"
+        host = quote(host[:_MOST_OF_HOSTS], _OF_HOSTS, "latin-1")
+        if len(path) > MOST_CHARACTERS:
+            path = ""
         scheme = environ["wsgi.url_scheme"]
         quoted = quote(path or "/", "/;=,:@!$&'()*+", "latin-1")
         return f"{scheme}://{host}{quoted}" + (f"?{query}" if query else "")

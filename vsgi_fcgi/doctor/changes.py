@@ -9,6 +9,7 @@ from typing import Final
 
 from vsgi_fcgi.doctor.case import Case
 from vsgi_fcgi.doctor.values import shown, visible
+from vsgi_fcgi.protocol import Role
 from vsgi_fcgi.wsgi.paths import Finding as Path
 
 _ABSENT: Final = "(absent)"
@@ -70,6 +71,8 @@ def _changes(case: Case) -> Iterator[Change]:
             if name == "CONTENT_LENGTH":
                 known = name in environ
                 why = "the bytes of the body that came" if known else "without a number it is none"
+                if case.seen.role == Role.AUTHORIZER:
+                    why = "the body is not for an authorizer"
         if name in ("SCRIPT_NAME", "PATH_INFO") and case.found is not Path.RIGHT:
             why = case.found.value
         elif name in ("SCRIPT_NAME", "PATH_INFO") and not why:

@@ -9,13 +9,21 @@ from vsgi_fcgi.doctor.case import TRIAL_SEGMENT, Case
 from vsgi_fcgi.doctor.finding import Finding, Level
 from vsgi_fcgi.doctor.front_end import APACHE_PROXY, HAPROXY, LIGHTTPD
 from vsgi_fcgi.doctor.remedies import named_mount, relay, remedy
-from vsgi_fcgi.doctor.values import visible
+from vsgi_fcgi.doctor.values import brief
+from vsgi_fcgi.wsgi.front_ends import fails_at_once
 from vsgi_fcgi.wsgi.paths import Finding as Path
 
 _DROPPED: Final = 3
 _LATELY: Final = 20.0
 """As many connections in a row, within so many seconds, were closed although they were to be kept:
 that is not by chance, nor from before the configuration was changed."""
+
+FAILS_AT_ONCE: Final = (
+    "Where many requests begin at the same time on one connection, HAProxy 2.6 of Debian 12 answers"
+    " some with a 500 of its own, above all uploads, and so may other 2.x (its issue 2568); its log"
+    " has IH."
+)
+"""What is to be known before HAProxy is told to share connections."""
 
 _LINKS = "Routes are matched against PATH_INFO, and links begin with SCRIPT_NAME"
 
@@ -80,8 +88,8 @@ def _params(case: Case) -> Iterator[Finding]:
         yield Finding(
             "port-missing",
             Level.MAYBE,
-            f"HTTP_HOST is {visible(params['HTTP_HOST'])}, and nginx listens on port"
-            f" {visible(case.lost_port)}.",
+            f"HTTP_HOST is {brief(params['HTTP_HOST'])}, and nginx listens on port"
+            f" {brief(case.lost_port)}.",
             "If the address in the browser has this port, links that are whole addresses miss it:"
             " Debian's fastcgi_params leaves it out of HTTP_HOST. If another server or a firewall"
             " is in front, it may be right.",
@@ -100,32 +108,42 @@ def _params(case: Case) -> Iterator[Finding]:
 
 def _path(case: Case) -> Iterator[Finding]:
     """SCRIPT_NAME and PATH_INFO."""
-    key, address = case.front.front_end.key, case.seen.address
+    params, key, address = case.params, case.front.front_end.key, case.seen.address
     if case.found in _MENDED:
         code, seen = _MENDED[case.found]
         lines = remedy(key, "path", mount=case.script, address=address)
-        where = f"mounted at {visible(case.script)}" if case.script else "at the root of the site"
+        where = f"mounted at {brief(case.script)}" if case.script else "at the root of the site"
         matters = (
             f"The server has put it right for an app {where}. {_LINKS}: if the app is mounted"
             " elsewhere, start the doctor with that place as --script-name, and the lines are"
             " for it."
         )
-        yield Finding(code, Level.MENDED, seen, matters, (*lines, named_mount(case.script)))
+        yield Finding(code, Level.MENDED, seen, matters, (*lines, *named_mount(case.script)))
     elif case.found is Path.OUTSIDE:
         yield Finding(
             "path-outside",
             Level.WRONG,
-            f"The path {visible(case.path)} is not below {visible(case.mount or '/')}, which"
+            f"The path {brief(case.path)} is not below {brief(case.mount or '/')}, which"
             " --script-name names.",
             "The app gets it as a path of the root, and has a 404 for it as a rule. Either the web"
             " server passes on too much, or the name is wrong.",
             (
                 *remedy(key, "path", mount=case.mount or "", address=address),
-                named_mount(""),
+                *named_mount(""),
             ),
         )
     elif case.mount is None:
         yield from _split(case)
+    elif case.found is Path.NAMED and (params.get("SCRIPT_NAME") or "PATH_INFO" not in params):
+        lines = remedy(key, "path", mount=case.mount, address=address)
+        if lines:
+            yield Finding(
+                "path-named",
+                Level.NOTE,
+                "The web server does not say by itself where the app is; --script-name does.",
+                "That is enough. With these lines it says so, and --script-name is not needed.",
+                lines,
+            )
 
 
 def _split(case: Case) -> Iterator[Finding]:
@@ -139,11 +157,11 @@ def _split(case: Case) -> Iterator[Finding]:
         yield Finding(
             "path-split",
             Level.WRONG,
-            f"SCRIPT_NAME is {visible(script)}, a path that was just made up: it follows what is"
+            f"SCRIPT_NAME is {brief(script)}, a path that was just made up: it follows what is"
             " asked for, and does not say where the app is.",
-            f"{_LINKS}: the app sees {visible(path) or 'an empty path'} in place of"
-            f" {visible(script[len(before) :] + path)}, and has a 404 for it or another page.",
-            (*lines, named_mount(before)),
+            f"{_LINKS}: the app sees {brief(path) or 'an empty path'} in place of"
+            f" {brief(script[len(before) :] + path)}, and has a 404 for it or another page.",
+            (*lines, *named_mount(before)),
         )
         return
     asked = case.asked
@@ -151,28 +169,39 @@ def _split(case: Case) -> Iterator[Finding]:
         yield Finding(
             "path-hidden",
             Level.WRONG,
-            f"SCRIPT_NAME is {visible(script)}, which is not in the address: a rule of the web"
+            f"SCRIPT_NAME is {brief(script)}, which is not in the address: a rule of the web"
             " server has put it before the path.",
-            f"The app's links begin with {visible(script)}.",
-            (named_mount(""),),
+            f"The app's links begin with {brief(script)}.",
+            named_mount("", alone=True),
         )
     elif (mount := _taken_off(asked, script + path)) and path != "/":
         yield Finding(
             "path-stripped",
             Level.WRONG,
-            f"{visible(mount)} was asked for as well, and is neither in SCRIPT_NAME nor in"
+            f"{brief(mount)} was asked for as well, and is neither in SCRIPT_NAME nor in"
             " PATH_INFO: the web server has taken it off.",
             "The app's links miss it.",
-            (named_mount(mount + script),),
+            named_mount(mount + script, alone=True),
         )
     elif script and _may_follow_the_path(case):
         yield Finding(
             "path-unclear",
             Level.MAYBE,
-            f"SCRIPT_NAME is {visible(script)}.",
+            f"SCRIPT_NAME is {brief(script)}.",
             "It is right if the app is mounted there. If the app is somewhere else, the web server"
             " makes it of whatever is asked for; the trial of the path below tells.",
         )
+    elif not script and path.count("/") > 1:
+        first = path[: path.index("/", 1)]
+        if len(first) > 1:
+            yield Finding(
+                "path-root",
+                Level.NOTE,
+                f"SCRIPT_NAME is empty: the app is at the root of the site, and is asked for"
+                f" {brief(path)}.",
+                f"If it is mounted at {brief(first)}, and has a 404 for this, that is to be said.",
+                named_mount(first, alone=True),
+            )
 
 
 def _taken_off(asked: str, path: str) -> str:
@@ -243,7 +272,7 @@ def _connections(case: Case) -> Iterator[Finding]:
     if seen.keep_conn and seen.turn == 1 and seen.habits.drops(_LATELY) >= _DROPPED:
         yield connections_dropped(case, _LATELY)
     elif not seen.keep_conn and front.keeps:
-        lines = remedy(front.key, "keep", address=seen.address)
+        lines = remedy(front.key, "keep", mount=case.place, address=seen.address)
         yield Finding(
             "connection-each",
             Level.NOTE,
@@ -253,6 +282,8 @@ def _connections(case: Case) -> Iterator[Finding]:
         )
     if front.multiplexes is False:
         yield cannot_multiplex(case)
+    elif seen.neighbours and fails_at_once(case.front.software):
+        yield may_fail_at_once()
 
 
 def connections_dropped(case: Case, seconds: float) -> Finding:
@@ -270,7 +301,18 @@ def connections_dropped(case: Case, seconds: float) -> Finding:
         f" {seen.habits.drops(seconds)} after one request each.",
         "So none is used again: half of what is needed is configured. Once it is changed, ask"
         " twice.",
-        remedy(front.key, "keep", address=seen.address),
+        remedy(front.key, "keep", mount=case.place, address=seen.address),
+    )
+
+
+def may_fail_at_once() -> Finding:
+    """HAProxy shares connections, and answers 500 now and then."""
+    return Finding(
+        "multiplexing-fails",
+        Level.NOTE,
+        "Requests share a connection of a HAProxy that may answer some of them by itself.",
+        f"{FAILS_AT_ONCE} Without sharing it does not:",
+        remedy(HAPROXY.key, "alone"),
     )
 
 

@@ -7,10 +7,13 @@ import shlex
 from typing import Final
 
 from vsgi_fcgi.doctor.finding import Remedy
+from vsgi_fcgi.doctor.values import MOST_CHARACTERS
 
 _SOME_ADDRESS: Final = "unix:/run/app.sock"
-_WORD: Final = re.compile("MOUNT|ADDRESS|BACKEND")
+_WORD: Final = re.compile("MOUNT|ADDRESS|BACKEND|PLACE")
 _PLAIN: Final = re.compile(r"[\w./~+@-]*", re.ASCII)
+_QUOTABLE: Final = re.compile(r"(?!unix:@)[\w./~+@:\[\] -]+", re.ASCII)
+"""Addresses that the configuration of a web server can have, between quotes at most."""
 _WITH_PATTERNS: Final = ("nginx", "haproxy")
 """Web servers whose lines have the mount point in a regular expression."""
 
@@ -26,10 +29,8 @@ _NGINX_KEEP: Final = """upstream app {
     keepalive 16;
 }
 
-location / {
-    fastcgi_pass app;
-    fastcgi_keep_conn on;
-}"""
+fastcgi_pass app;
+fastcgi_keep_conn on;"""
 _HAPROXY_APP: Final = "HAProxy, in the section fcgi-app"
 _HAPROXY_KEEP: Final = """fcgi-app APP
     option keep-conn
@@ -37,6 +38,7 @@ _HAPROXY_KEEP: Final = """fcgi-app APP
 backend NAME
     use-fcgi-app APP
     http-reuse always"""
+_HAPROXY_ALONE: Final = "no option mpxs-conns\nno option get-values"
 _HAPROXY_SHARE: Final = """fcgi-app APP
     option keep-conn
     option mpxs-conns
@@ -51,7 +53,13 @@ _APACHE_AUTHORIZATION: Final = Remedy(
     '<Location "/">\n    CGIPassAuth On\n</Location>',
 )
 _APACHE_PASS: Final = 'ProxyPass "PLACE" "BACKEND" enablereuse=on flushpackets=on'
-_APACHE_WHERE: Final = "Apache, in place of the ProxyPass or SetHandler that there is"
+_APACHE_WHOLE: Final = Remedy(
+    "Apache, in place of the ProxyPass or SetHandler that there is", _APACHE_PASS
+)
+_APACHE_END: Final = Remedy(
+    "Apache, at the end of the line of ProxyPass, which can do this, and SetHandler cannot",
+    "enablereuse=on flushpackets=on",
+)
 
 _LINES: Final[dict[tuple[str, str], Remedy]] = {
     ("nginx", "path"): Remedy(
@@ -72,7 +80,10 @@ _LINES: Final[dict[tuple[str, str], Remedy]] = {
     ),
     ("nginx", "upload"): Remedy(_NGINX_LOCATION, "fastcgi_request_buffering off;"),
     ("nginx", "stream"): Remedy(_NGINX_LOCATION, "fastcgi_buffering off;"),
-    ("nginx", "keep"): Remedy("nginx, an upstream and its use", _NGINX_KEEP),
+    ("nginx", "keep"): Remedy(
+        "nginx, beside the server, and in the location of the app in place of its fastcgi_pass",
+        _NGINX_KEEP,
+    ),
     ("lighttpd", "path"): Remedy(
         'lighttpd, in fastcgi.server, beside "check-local"',
         '"fix-root-scriptname" => "enable",',
@@ -81,17 +92,11 @@ _LINES: Final[dict[tuple[str, str], Remedy]] = {
         "lighttpd, in fastcgi.server: without a slash at the end", '"MOUNT" => (('
     ),
     ("lighttpd", "stream"): Remedy("lighttpd", "server.stream-response-body = 1"),
-    ("apache-proxy", "path"): Remedy(
-        _APACHE_WHERE, _APACHE_PASS.replace("PLACE", "/").replace("BACKEND", "BACKEND/")
-    ),
-    ("apache-proxy", "path-mount"): Remedy(_APACHE_WHERE, _APACHE_PASS.replace("PLACE", "MOUNT")),
+    ("apache-proxy", "path"): _APACHE_WHOLE,
+    ("apache-proxy", "path-mount"): _APACHE_WHOLE,
     ("apache-proxy", "authorization"): _APACHE_AUTHORIZATION,
-    ("apache-proxy", "stream"): Remedy(
-        _APACHE_WHERE, _APACHE_PASS.replace("PLACE", "/").replace("BACKEND", "BACKEND/")
-    ),
-    ("apache-proxy", "keep"): Remedy(
-        _APACHE_WHERE, _APACHE_PASS.replace("PLACE", "/").replace("BACKEND", "BACKEND/")
-    ),
+    ("apache-proxy", "stream"): _APACHE_WHOLE,
+    ("apache-proxy", "keep"): _APACHE_WHOLE,
     ("apache-fcgid", "authorization"): _APACHE_AUTHORIZATION,
     ("apache-fcgid", "stream"): Remedy("Apache", "FcgidOutputBufferSize 0"),
     ("haproxy", "path"): Remedy(_HAPROXY_APP, "path-info ^()(.*)$"),
@@ -99,17 +104,22 @@ _LINES: Final[dict[tuple[str, str], Remedy]] = {
     ("haproxy", "authorization"): Remedy(_HAPROXY_APP, "pass-header Authorization"),
     ("haproxy", "keep"): Remedy("HAProxy, in the two sections", _HAPROXY_KEEP),
     ("haproxy", "multiplexing"): Remedy("HAProxy, in the two sections", _HAPROXY_SHARE),
+    ("haproxy", "alone"): Remedy(
+        f"{_HAPROXY_APP}, in place of option mpxs-conns and option get-values", _HAPROXY_ALONE
+    ),
     ("caddy", "stream"): Remedy("Caddy, in the block of reverse_proxy", "flush_interval -1"),
 }
 
 
-def remedy(key: str, subject: str, *, mount: str = "", address: str = "") -> tuple[Remedy, ...]:
+def remedy(
+    key: str, subject: str, *, mount: str | None = "", address: str = ""
+) -> tuple[Remedy, ...]:
     """The lines for a web server.
 
     Args:
         key: its kind.
         subject: what they are about.
-        mount: where the app is mounted; empty at the root.
+        mount: where the app is mounted; empty at the root, None if that is not known.
         address: where this server listens, as ``--bind`` takes it.
 
     Returns:
@@ -120,23 +130,41 @@ def remedy(key: str, subject: str, *, mount: str = "", address: str = "") -> tup
     found = _LINES.get((key, subject))
     if found is None:
         return ()
-    if "MOUNT" in found.lines and not _PLAIN.fullmatch(mount):
+    if found is _APACHE_WHOLE and mount is None:
+        return (_APACHE_END,)
+    mount = mount or ""
+    if not _PLAIN.fullmatch(mount) and ("MOUNT" in found.lines or "PLACE" in found.lines):
         # It would have to be quoted as each web server has it.
         return ()
-    address = address or _SOME_ADDRESS
+    if not _QUOTABLE.fullmatch(address):
+        address = _SOME_ADDRESS
     words = {
         "MOUNT": re.escape(mount) if key in _WITH_PATTERNS else mount,
-        "ADDRESS": address,
-        "BACKEND": apache_backend(address),
+        "ADDRESS": f'"{address}"' if " " in address else address,
+        "PLACE": mount or "/",
+        # With a slash behind the one, there has to be one behind the other.
+        "BACKEND": apache_backend(address) + ("" if mount else "/"),
     }
     lines = _WORD.sub(lambda match: words[match[0]], found.lines)
     return (Remedy(found.where, lines),)
 
 
-def named_mount(mount: str) -> Remedy:
-    """Say to the server where the app is."""
-    value = shlex.quote(mount) if mount else '""'
-    return Remedy("or start vsgi-fcgi with", f"--script-name {value}")
+def named_mount(mount: str, *, alone: bool = False) -> tuple[Remedy, ...]:
+    """Say to the server where the app is; nothing if that cannot be typed.
+
+    Args:
+        mount: as an environ has it, a byte a character.
+        alone: nothing else helps.
+    """
+    try:
+        typed = mount.encode("latin-1").decode()
+    except UnicodeError:
+        return ()
+    if not typed.isprintable() or len(typed) > MOST_CHARACTERS:
+        return ()
+    value = shlex.quote(typed) if typed else '""'
+    where = "start vsgi-fcgi with" if alone else "or start vsgi-fcgi with"
+    return (Remedy(where, f"--script-name {value}"),)
 
 
 def relay(address: str) -> Remedy:

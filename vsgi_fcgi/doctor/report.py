@@ -13,7 +13,6 @@ from vsgi_fcgi.doctor.finding import Finding, Level
 from vsgi_fcgi.doctor.trials import Offer, Outcome, offers, outcome
 from vsgi_fcgi.doctor.values import environ_lines, shown, visible
 from vsgi_fcgi.protocol import Role
-from vsgi_fcgi.wsgi.environ import request_line
 
 WARNING = (
     "This is vsgi-fcgi doctor, and not the app. It shows whoever asks what the web server sends:"
@@ -117,7 +116,7 @@ def report_of(case: Case) -> Report:
         found.insert(0, tried.finding)
         found.sort(key=lambda finding: list(Level).index(finding.level))
     return Report(
-        request=request_line(case.params),
+        request=case.request,
         role=_ROLES.get(Role(case.seen.role), ""),
         facts=_facts(case),
         outcome=tried,

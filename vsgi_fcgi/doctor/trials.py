@@ -10,13 +10,16 @@ from typing import Final
 
 from vsgi_fcgi.doctor.case import Case
 from vsgi_fcgi.doctor.diagnosis import (
+    FAILS_AT_ONCE,
     authorization_missing,
     cannot_multiplex,
     connections_dropped,
+    may_fail_at_once,
 )
 from vsgi_fcgi.doctor.finding import Finding, Level
 from vsgi_fcgi.doctor.front_end import HAPROXY
 from vsgi_fcgi.doctor.remedies import relay, remedy
+from vsgi_fcgi.wsgi.front_ends import fails_at_once
 
 _OVERLAP: Final = 1.0
 """Seconds for which a request of the trial of multiplexing waits for the others."""
@@ -180,7 +183,7 @@ def _keep_alive(case: Case) -> Outcome:
         f"{front.name} makes a connection for each request: it does not ask to keep it"
         " (KEEP_CONN).",
         "Each request costs a connection more.",
-        remedy(front.key, "keep", address=seen.address),
+        remedy(front.key, "keep", mount=case.place, address=seen.address),
     )
     return Outcome(f"{number}.", finding)
 
@@ -188,8 +191,12 @@ def _keep_alive(case: Case) -> Outcome:
 def _multiplexing(case: Case) -> Outcome:
     time.sleep(_OVERLAP)
     total, most = case.seen.habits.at_once(2 * _OVERLAP)
+    fails = fails_at_once(case.front.software)
     if most > 1:
-        return Outcome(f"Of {total} requests at the same time, {most} shared a connection.")
+        return Outcome(
+            f"Of {total} requests at the same time, {most} shared a connection.",
+            may_fail_at_once() if fails else None,
+        )
     if total == 1:
         return Outcome(
             "No other request came meanwhile: run the command of the trial, with a curl that knows"
@@ -206,9 +213,17 @@ def _multiplexing(case: Case) -> Outcome:
             " Each thread of HAProxy has connections of its own: if it has as many threads as there"
             " were requests, this says nothing."
         )
+    level = Level.MAYBE if asked else Level.WRONG
+    if fails:
+        # Not to share is what is advised, and what `vsgi-fcgi config haproxy` writes.
+        level = Level.NOTE
+        matters += (
+            f" That is as it should be for most sites: {FAILS_AT_ONCE} If the app has many requests"
+            " that wait for long, and no client minds a 500, these lines let them share:"
+        )
     finding = Finding(
         "no-multiplexing",
-        Level.MAYBE if asked else Level.WRONG,
+        level,
         f"{total} requests at the same time came on {total} connections.",
         matters,
         remedy(front.key, "multiplexing") or (relay(case.seen.address),),
@@ -231,7 +246,7 @@ def pieces(case: Case) -> Iterator[bytes]:
         if number < _PIECES:
             time.sleep(_PAUSE)
     front = case.front.front_end
-    lines = remedy(front.key, "stream", address=case.seen.address)
+    lines = remedy(front.key, "stream", mount=case.place, address=case.seen.address)
     text = "\nDid they come one by one, twice a second? Then answers pass as they are written.\n"
     if lines:
         text += "If they came all at once, they are held back. The lines to change:\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from itertools import count
@@ -155,4 +156,5 @@ def _address(channel: Channel) -> str:
         return str(InetAddress(*name[:2]))
     if isinstance(name, bytes):
         return f"unix:@{name[1:].decode('utf-8', 'replace')}" if name else ""
-    return f"unix:{name}" if name else ""
+    # Bound to a relative path, it would be another one for a web server.
+    return f"unix:{os.path.abspath(name)}" if name else ""

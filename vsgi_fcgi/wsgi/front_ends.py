@@ -7,6 +7,8 @@ from typing import Final
 
 _DIES_OF_STDERR: Final = re.compile(r"HAProxy (1|2\.[0-5]|2\.6\.([0-9]|1[0-3])|2\.7)\b")
 
+_FAILS_AT_ONCE: Final = re.compile(r"HAProxy 2\.[0-9]\b")
+
 
 def dies_of_stderr(software: str | None) -> bool:
     """Whether a STDERR record may kill this web server as a process (HAProxy's issue 2150).
@@ -17,6 +19,18 @@ def dies_of_stderr(software: str | None) -> bool:
         software: SERVER_SOFTWARE, if there is one.
     """
     return software is not None and _DIES_OF_STDERR.match(software) is not None
+
+
+def fails_at_once(software: str | None) -> bool:
+    """Whether this web server may answer 500 by itself where requests share a connection.
+
+    Some of many that begin at the same time (HAProxy's issue 2568). It was seen with 2.6.12 and
+    reported of 2.9.7; which later releases of these branches are mended is not known here.
+
+    Args:
+        software: SERVER_SOFTWARE, if there is one.
+    """
+    return software is not None and _FAILS_AT_ONCE.match(software) is not None
 
 
 def forgets_end(software: str | None) -> bool:
