@@ -6,6 +6,7 @@ What it prints is run in ``live/test_printed_config.py``.
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shlex
 import subprocess
@@ -113,6 +114,29 @@ def test_the_environment_and_the_file(
     assert "8000" not in text
 
 
+def test_what_the_server_would_not_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would be in the configuration, and the server would know nothing of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site.toml").write_text('[config]\nscript-name = "/shop"\n')
+    assert refused(capsys, "nginx", "app", "-c", "site.toml") == (
+        "script-name in site.toml is of the server, which does not look into the table config;"
+        " write it above all tables"
+    )
+
+
+def test_ports_of_a_file_that_become_those_of_systemd(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text("port = 9000\nany = true\n")
+    text = printed(capsys, "systemd", "app", "-c", str(path))
+    assert "ListenStream=0.0.0.0:9000\n" in text
+    (start,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    assert [str(item) for item in served(shlex.split(start)).addresses()] == ["systemd:"]
+
+
 def test_a_pyproject_that_is_found_elsewhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -204,10 +228,17 @@ def test_systemd_makes_what_the_web_server_needs(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("", "config is of which program? write one of lighttpd, nginx, "),
-        ("--threads 3", "config is of which program?"),
-        ("ngnix app", "there is no config of ngnix; did you mean nginx?"),
-        ("mysite:app", "there is no config of mysite:app; write one of lighttpd, nginx, "),
+        (
+            "",
+            "which program is to be configured? write lighttpd, nginx, apache, haproxy, caddy, h2o",
+        ),
+        ("--threads 3", "which program is to be configured?"),
+        ("ngnix app", "'ngnix' is no program that can be configured; did you mean nginx?"),
+        ("NGINX app", "'NGINX' is no program that can be configured; did you mean nginx?"),
+        ("httpd app", "'httpd' is no program that can be configured; did you mean apache?"),
+        ("apache2 app", "'apache2' is no program that can be configured; did you mean apache?"),
+        ("iis app", "'iis' is no program that can be configured; write lighttpd, nginx, "),
+        ("a.py:b", "'a.py:b' is no program that can be configured; write lighttpd, nginx, "),
         ("nginx", "no app is named; vsgi-fcgi config --help says how"),
         ("nginx app more", "more is one argument too many"),
         ("nginx app --threads 0", "--threads is 0, but must be at least 1"),
@@ -227,7 +258,13 @@ def test_systemd_makes_what_the_web_server_needs(capsys: pytest.CaptureFixture[s
         ("caddy app --http unix:/a", "--http unix:/a is no TCP address with a port"),
         ("caddy app --http 127.0.0.1:0", "--http 127.0.0.1:0 is no TCP address with a port"),
         ("nginx app --name a/b", "--name 'a/b' is no name; write ASCII letters"),
-        ("nginx app --server-name a;b", "'a;b' is no host name that can be configured"),
+        (
+            "nginx app --server-name a;b",
+            "--server-name 'a;b' is no host name that can be configured",
+        ),
+        ("caddy app --server-name a.b:80", "--server-name 'a.b:80' is no host name"),
+        ("caddy app --server-name ::1", "--server-name '::1' is no host name"),
+        ("caddy app --http *:80", "'*' is no host name that can be configured"),
         ("nginx app --script-name /a/../b", "--script-name '/a/../b' cannot be configured"),
         ("nginx app --script-name /a$b", "--script-name '/a$b' cannot be configured"),
         ("nginx app --script-name //a", "--script-name '//a' cannot be configured"),
@@ -278,6 +315,15 @@ def test_lighttpd_parts_a_command_at_blanks(capsys: pytest.CaptureFixture[str]) 
     assert (options.log_format, options.mount_point) == ("%(name)s$x'y", "")
 
 
+def test_nginx_takes_no_long_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["nginx", "app", "--standalone", str(tmp_path), "--log-format"]
+    path = tmp_path / "whole"
+    path.write_text(printed(capsys, *words, "é" * 1800))
+    check("nginx", path)
+    sentence = "the command that starts the server is too long for a line of nginx's configuration;"
+    assert refused(capsys, *words, "é" * 2000).startswith(sentence)
+
+
 def test_a_module_that_is_called_config() -> None:
     line = parse(["config:app", "--threads", "3"])
     assert line.command is SERVE
@@ -304,10 +350,16 @@ def test_the_web_server_takes_it(
             "--any --port 9000 --bind localhost:9001 --script-name /shop --server-name shop.test",
         )
     ):
-        # Each other one is a part, but for h2o, which has none.
-        part = program in PARTS and number % 2 == 1
-        words += "" if part else f" --standalone {tmp_path}"
+        # Each other one is for what Debian has: a part, or for h2o the whole file.
+        ours = number % 2 == 1
+        part = ours and program in PARTS
+        words += "" if ours else f" --standalone {tmp_path}"
         text = printed(capsys, program, "mysite.wsgi", *words.split())
+        if ours and not part:
+            # Folders and a user of Debian's, which need not be there.
+            text, count = re.subn(r"/var/log/h2o|/run(?=/h2o.pid)", str(tmp_path), text)
+            assert count == 3
+            text = text.replace("user: debian-h2o", f"user: {pwd.getpwuid(os.geteuid()).pw_name}")
         path = tmp_path / "whole"
         path.write_text(text)
         check(program, around(program, text, tmp_path) if part else path)
@@ -331,6 +383,27 @@ def test_where_files_belong(words: str, paths: str) -> None:
     files = make_files(configuration)
     assert [file.path for file in files] == paths.split()
     assert files[0].path in files[0].text
+
+
+def test_no_room_for_it(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        argv = [str(Path(sys.executable).with_name("vsgi-fcgi")), "config", "caddy", "app"]
+        run = subprocess.run(
+            argv, stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, timeout=30, check=False
+        )
+    sentence = b"vsgi-fcgi: standard output cannot be written: No space left on device\n"
+    assert (run.returncode, run.stderr) == (2, sentence)
+
+
+def test_a_folder_that_is_gone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert refused(capsys, "nginx", "app") == (
+        "the folder that this was started in is gone; name the app's by --chdir"
+    )
 
 
 def test_files(tmp_path: Path) -> None:

@@ -203,6 +203,24 @@ def test_a_path_that_is_not_allowed(sites: Sites, kind: str, setting: str) -> No
                 assert answer.status in (403, 404), (site, target)
 
 
+def test_a_client_does_not_say_where_the_app_is(sites: Sites, kind: str) -> None:
+    """Else it would get /app/x/admin as /admin, for which it has no access rule asked."""
+    ends = ["/x%2F..%2F../admin", "/app%2Fq/../admin", "/%2F/admin", "/x/..%2Fy/../admin"]
+    found = {site: mount for site, mount in FOUND[kind].items() if "index" not in site}
+    for site, mount in found.items():
+        for target in [before + end for end in ends for before in (MOUNT, MOUNT * 2)]:
+            settings = ["auto"] if mount == ROOT else ["auto", "app"]
+            for setting in settings:
+                answer = sites.ask(site, setting, target)
+                if answer.status == 200:
+                    script = answer.json()["SCRIPT_NAME"]
+                    assert script == mount, (site, setting, target)
+                    if site == "mount-stripped" and target == "/app/app%2Fq/../admin":
+                        assert answer.json()["PATH_INFO"] == "/app/admin"
+                else:
+                    assert answer.status in (400, 403, 404), (site, setting, target)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_path_that_is_allowed(sites: Sites, kind: str, setting: str) -> None:
     """It is not taken for the other one that is in its address."""

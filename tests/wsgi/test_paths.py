@@ -6,10 +6,10 @@ The tables are what the web servers were seen to send; `tests/live/test_paths.py
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support.sinks import run_validated
 
@@ -196,6 +196,32 @@ CASES = {
         nginx("/app", "/app/x", "/app/x", "/app//app/x"),
         *(None, "/app", "/app/x", RIGHT),
     ),
+    # That can be read as /app/x too, by a web server that does not decode the slash, or drops the
+    # other one.
+    "nginx-stripped-kept": (
+        nginx("/app", "/app/x", "/app/x", "/app/app%2Fq/../x"),
+        *(None, "/app", "/app/x", RIGHT),
+    ),
+    "nginx-stripped-kept-named": (
+        nginx("/app", "/app/x", "/app/x", "/app/app%2Fq/../x"),
+        *("/app", "/app", "/app/x", RIGHT),
+    ),
+    "nginx-stripped-dots": (
+        nginx("/app", "/app/x", "/app/x", "/app/app//../x"),
+        *(None, "/app", "/app/x", RIGHT),
+    ),
+    "nginx-stripped-unsaid": (
+        nginx("", "/app/x", "/app/x", "/app/app%2Fq/../x"),
+        *("/app", "/app", "/app/x", NAMED),
+    ),
+    "nginx-unmerged-twice": (
+        nginx("/b//c", "/b//c", "/b//c", "/a/../b//c"),
+        *(None, "", "/b//c", TWICE),
+    ),
+    "nginx-unmerged-twice-named": (
+        nginx("/app//c", "/app//c", "/app//c", "/a/../app//c"),
+        *("/app", "/app", "//c", HIDDEN),
+    ),
     "nginx-stripped-named": (
         nginx("/app", "/app/x", "/app/x", "/app/app/x"),
         *("/app", "/app", "/app/x", RIGHT),
@@ -222,10 +248,25 @@ CASES = {
     "proxy-segment": (proxied("/app/xy", "/y"), None, "/app/xy", "", RIGHT),
     "proxy-encoded": (proxied("/app/\xff %", "/%FF%20%25"), None, "/app", "/\xff %", PROXIED),
     "proxy-kept": (proxied("/app/a%2Fb c", "/a%2Fb%20c"), None, "/app", "/a%2Fb c", PROXIED),
-    "proxy-raw": (proxied("/app/a/b", "/x/../a%2F/b"), None, "/app", "/a/b", PROXIED),
+    # What "nocanon" makes of dots and slashes is not known.
+    "proxy-raw": (proxied("/app/a/b", "/x/../a%2F/b"), None, "/app/a/b", "", RIGHT),
+    "proxy-kept-slashes": (
+        proxied("/app/%2F/y", "//%2F/y"),
+        *(None, "/app", "/%2F/y", PROXIED),
+    ),
     "proxy-same": (proxied("/app/x", "/app/x"), None, "", "/app/x", PROXIED),
     "proxy-other": (proxied("/app/x", "/other/x"), None, "/app/x", "", RIGHT),
     "proxy-named": (proxied("/app/x/y", "/x/y"), "", "", "/app/x/y", NAMED),
+    # Escaped slashes that Apache keeps, behind which are dots that are none for it.
+    "proxy-dots": (
+        proxied("/app/x%2F..%2F../y", "/x%2F..%2F../y"),
+        *(None, "/app", "/x%2F..%2F../y", PROXIED),
+    ),
+    "proxy-dots-slash": (
+        proxied("/app/x%2F..%2F../y", "//x%2F..%2F../y"),
+        *(None, "/app", "/x%2F..%2F../y", PROXIED),
+    ),
+    "proxy-dots-raw": (proxied("/app/x/y", "/x/..%2Fz/../y"), None, "/app/x/y", "", RIGHT),
     # .htaccess, which puts the script before every path.
     "script": (params(APACHE, "/app.fcgi", "/x", "/x"), None, "/app.fcgi", "/x", RIGHT),
     "script-named": (params(APACHE, "/app.fcgi", "/x y", "/x%20y"), "", "", "/x y", HIDDEN),
@@ -234,6 +275,19 @@ CASES = {
         *("", "", "/app.fcgi/x", NAMED),
     ),
     "script-dots": (params(APACHE, "/app.fcgi", "/x", "/y/.././/x"), "", "", "/x", HIDDEN),
+    # That can be read as /app.fcgi/x too.
+    "script-unclear": (
+        params(APACHE, "/app.fcgi", "/x", "/app.fcgi/y%2F../..%2Fz/../x"),
+        *("", "", "/app.fcgi/x", NAMED),
+    ),
+    "script-unclear-below": (
+        params(APACHE, "/app.fcgi", "/app/x", "/app.fcgi/y%2F../..%2Fz/../app/x"),
+        *("/app", "", "/app.fcgi/app/x", OUTSIDE),
+    ),
+    "script-unclear-in-place": (
+        params(APACHE, "/app.fcgi", "/x", "/app.fcgi/y%2F../..%2Fz/../app/x"),
+        *("/app", "", "/app.fcgi/x", OUTSIDE),
+    ),
     "script-kept": (params(APACHE, "/app.fcgi", "/a%2Fb", "/a%2Fb"), "", "", "/a%2Fb", HIDDEN),
     "script-folder": (
         params(APACHE, "/sub/app.fcgi", "/x", "/sub/x"),
@@ -341,6 +395,77 @@ def test_path_bytes_below_a_mount_point(sent: Params, mount: str) -> None:
         assert find_path({**without_rewrite, "SCRIPT_NAME": "/none"}, "")[:2] == ("", found + path)
     assert found in (mount, "")
     assert (finding is Finding.OUTSIDE) <= (found == "")
+
+
+# Addresses of which web servers may take different names away.
+ASKED = st.lists(
+    st.sampled_from(
+        ["/", "/", "//", "..", "/..", "/.", "/app", "app", "/x", "%2F", "%2f", "%252F", "%2e", ".."]
+    ),
+    max_size=9,
+).map(lambda parts: "/app" + "".join(parts))
+
+
+def resolved(path: str, *, merges: bool) -> str:
+    """What dot segments leave of a path."""
+    found: list[str] = []
+    *names, last = path.split("/")[1:]
+    for name in names:
+        if name == "..":
+            del found[-1:]
+        elif name != "." and not (merges and not name):
+            found.append(name)
+    if last == "..":
+        del found[-1:]
+    return "/" + "/".join([*found, "" if last in (".", "..") else last])
+
+
+def nginx_reads(asked: str, *, merges: bool) -> str:
+    return resolved(unquote(asked, "latin-1"), merges=merges)
+
+
+def apache_keeps(asked: str, *, merges: bool) -> str:
+    """With ``AllowEncodedSlashes NoDecode``."""
+    kept = asked.replace("%2F", "%252F").replace("%2f", "%252f")
+    return resolved(unquote(kept, "latin-1"), merges=merges)
+
+
+def apache_decodes(asked: str, *, merges: bool) -> str:
+    """With ``On``: dots are looked at before and after."""
+    escaped = asked.replace("%2F", "\1").replace("%2f", "\1")
+    found = resolved(unquote(escaped, "latin-1"), merges=merges)
+    return resolved(found.replace("\1", "/"), merges=merges)
+
+
+@settings(max_examples=500)
+@given(
+    ASKED,
+    st.sampled_from([nginx_reads, apache_keeps, apache_decodes]),
+    st.booleans(),
+    st.sampled_from([None, "/app"]),
+)
+@example("/app/app%2Fq/../x", nginx_reads, True, None)
+@example("/app/app//../x", nginx_reads, False, "/app")
+@example("/app/x%2F..%2F../app", apache_keeps, True, None)
+def test_nobody_asks_for_another_split(
+    asked: str, reads: Callable[..., str], merges: bool, mount: str | None
+) -> None:
+    """Whatever the address can be taken for: the app is at /app, and gets all that follows."""
+    path = reads(asked, merges=merges)
+    assume(path.startswith("/app/"))
+    rest = path.removeprefix("/app")
+    assert find_path(params("any", "/app", rest, asked), mount)[:2] == ("/app", rest)
+    # A script that may have been asked for is not dropped.
+    assert find_path(params("any", "/app", rest, asked), "")[:2] == ("", path)
+    escaped = quote(rest, "/;", "latin-1")
+    if reads is apache_keeps:
+        escaped = escaped.replace("%252F", "%2F").replace("%252f", "%2f")
+    for file in (escaped, f"/{escaped}"):
+        assert find_path(proxied(path, file), mount)[:2] == ("/app", rest)
+    if reads is nginx_reads:
+        # A rewrite has taken /app off; the mount point may be known to the server alone.
+        assert find_path(nginx("/app", rest, rest, asked), mount)[:2] == ("/app", rest)
+        assert find_path(nginx("", rest, rest, asked), mount)[1] == rest
 
 
 @settings(max_examples=500)

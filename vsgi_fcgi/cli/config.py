@@ -69,11 +69,7 @@ def make_files(configuration: Configuration) -> list[File]:
     """
     options: ConfigOptions = configuration.options
     if options.program not in NAMES:
-        given = options.program
-        advice = f"write one of {', '.join(NAMES)}, as in {PROGRAM} config nginx mysite.wsgi"
-        if given is None:
-            raise UsageError(f"config is of which program? {advice}")
-        raise UsageError(f"there is no config of {given}{nearest(given, NAMES) or '; ' + advice}")
+        raise UsageError(_which(options.program))
     if options.app is None:
         raise UsageError(f"no app is named; {PROGRAM} config --help says how")
     if options.program == SYSTEMD:
@@ -81,11 +77,40 @@ def make_files(configuration: Configuration) -> list[File]:
     return PROGRAMS[options.program].files(_site(configuration))
 
 
+def _which(program: str | None) -> str:
+    """What to write instead of a program that is not known, or not named."""
+    if program is None:
+        return (
+            f"which program is to be configured? {_advice('mysite.wsgi')} (an app whose module is"
+            " called config is named as config:app)"
+        )
+    known = {**dict(zip(NAMES, NAMES, strict=True)), "apache2": "apache", "httpd": "apache"}
+    name = program.lower()
+    near = f"; did you mean {known[name]}?" if name in known else nearest(name, NAMES)
+    app = program if re.search("[.:/]", program) else "mysite.wsgi"
+    return f"{program!r} is no program that can be configured{near or '; ' + _advice(app)}"
+
+
+def _advice(app: str) -> str:
+    return (
+        f"write {', '.join(NAMES[:-1])} or {NAMES[-1]} before the app: {PROGRAM} config nginx {app}"
+    )
+
+
 def _print(files: list[File]) -> None:
-    if len(files) == 1:
-        sys.stdout.write(files[0].text)
-        return
-    sys.stdout.write("\n".join(f"# {file.path}\n{file.text}" for file in files))
+    """Write the files to standard output.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    text = files[0].text
+    if len(files) > 1:
+        text = "\n".join(f"# {file.path}\n{file.text}" for file in files)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise UsageError(f"standard output cannot be written: {error.strerror}") from None
 
 
 def _save(files: list[File], folder: str) -> None:
@@ -216,6 +241,9 @@ def _service(configuration: Configuration) -> systemd.Service:
     folder = _folder(options)
     addresses = options.addresses() if options.names_an_address else ()
     words = command_words(configuration, folder, (*_OF_UNITS, "user", "group"))
+    if options.any and not is_said(configuration, "any"):
+        # A file has it, for a port which is systemd's now.
+        words.insert(0, "--no-any")
     return systemd.Service(
         name=_name(options),
         app=str(options.app),
@@ -235,8 +263,17 @@ def _service(configuration: Configuration) -> systemd.Service:
 
 
 def _folder(options: ConfigOptions) -> str:
-    """Where the server works: where this command does, if nothing is said."""
-    return os.path.abspath(options.chdir or "")
+    """Where the server works: where this command does, if nothing is said.
+
+    Raises:
+        UsageError: that is nowhere.
+    """
+    try:
+        return os.path.abspath(options.chdir or "")
+    except FileNotFoundError:
+        raise UsageError(
+            "the folder that this was started in is gone; name the app's by --chdir"
+        ) from None
 
 
 def _name(options: ConfigOptions) -> str:

@@ -86,6 +86,14 @@ def from_file(command: Command, path: str) -> dict[str, Any]:
     own = tables.get(command.name, {})
     if not isinstance(own, dict):
         raise UsageError(f"{command.name} in {path} is no table; write [{command.name}]")
+    if command.subject is not None and command.base is not None:
+        # The server reads the same file, but no table of another command.
+        for key in own:
+            if key.replace("-", "_") in command.base.fields:
+                raise UsageError(
+                    f"{key} in {path} is of the server, which does not look into the table"
+                    f" {command.name}; write it above all tables"
+                )
     given = {} if command.base is None else _from_table(command.base, table, path)
     return {**given, **_from_table(command, own, f"the table {command.name} of {path}")}
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from vsgi_fcgi.addresses import InetAddress, UnixAddress
+from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.web_servers.site import File, Site
 from vsgi_fcgi.web_servers.template import fill, steps
 
 TITLE: Final = "nginx"
+
+_LONGEST_LINE: Final = 4000
+"""Bytes of a comment that nginx takes, whose buffer has 4096."""
 
 _STANDALONE: Final = """\
 {{heading}}
@@ -52,7 +56,7 @@ server {
 
     # Many cookies, or one large header: nginx's own limit is 8 KiB.
     large_client_header_buffers 4 32k;
-    # Doubled slashes are the app's business.
+    # Doubled slashes are the app's business: a rule for /admin is to be one for //admin, too.
     merge_slashes off;
 
     # The host that is asked for. An address with a host in it (GET http://...) counts more than
@@ -140,6 +144,11 @@ def files(site: Site) -> list[File]:
         UsageError: something in it cannot be configured.
     """
     site.refuse_sendfile(TITLE, "x-accel")
+    if any(len(line.encode()) > _LONGEST_LINE for line in site.heading(TITLE).splitlines()):
+        raise UsageError(
+            "the command that starts the server is too long for a line of nginx's configuration;"
+            " write its settings into a file that --config names"
+        )
     server = site.server
     text = fill(
         _SITE,

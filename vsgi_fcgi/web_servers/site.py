@@ -13,6 +13,7 @@ from vsgi_fcgi.web_servers.template import comment, fill
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9]([\w.-]*\w)?|[0-9A-Fa-f:.]+", re.ASCII)
+_SERVER_NAME: Final = re.compile(r"[A-Za-z0-9]([\w.-]*\w)?[.]?", re.ASCII)
 _MOUNT: Final = re.compile(r"(/[\w.~+@,=-]+)*", re.ASCII)
 _PATH: Final = re.compile(r"/[\w./~+@,=-]*")
 _DOTS: Final = re.compile(r"/\.\.?(/|$)")
@@ -94,7 +95,7 @@ class Site:
                 " and any of -._~+@,= between its slashes"
             )
         if self.server_name is not None:
-            check_host(self.server_name)
+            check_server_name(self.server_name)
         for item in self.http:
             check_host(item.host)
         for url, folder in self.sendfile_folders:
@@ -190,6 +191,19 @@ def check_host(host: str) -> None:
     """
     if not _HOST.fullmatch(host):
         raise UsageError(f"{host!r} is no host name that can be configured")
+
+
+def check_server_name(name: str) -> None:
+    """Check the host name of a site.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not _SERVER_NAME.fullmatch(name):
+        raise UsageError(
+            f"--server-name {name!r} is no host name that can be configured; write it in ASCII,"
+            " without a port (--http has that)"
+        )
 
 
 def check_path(path: str) -> None:

@@ -8,10 +8,13 @@ the app what was never checked. They come from SCRIPT_NAME, PATH_INFO and DOCUME
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
+
+_SLASHES: Final = re.compile("(/|%2F)+", re.IGNORECASE)
 
 Params = Mapping[str, Any]
 """The values that are looked up are strings; an environ has others beside them."""
@@ -83,10 +86,10 @@ def _of_both(params: Params, script: str, path: str) -> Found:
         # nginx with its fastcgi_params and `PATH_INFO $uri`. Where a rewrite has taken SCRIPT_NAME
         # off, and the path goes on with the same name, REQUEST_URI asks for both.
         if script and params.get("DOCUMENT_URI") == path and _asks_for(params, path):
-            if path == script:
+            clear, mount = _is_clear(params), script.rstrip("/")
+            if path == script and (clear or not _asks_for(params, script + path)):
                 return "", path, Finding.TWICE
-            mount = script.rstrip("/")
-            if path.startswith(mount + "/"):
+            if path.startswith(mount + "/") and (clear or not mount):
                 return mount, path[len(mount) :], Finding.TWICE
         return _with_slash_moved(script, path) or (script, path, Finding.RIGHT)
     if script[:1] != "/":
@@ -153,8 +156,9 @@ def _of_proxy_pass(script: str, file: str) -> Found | None:
         return script, "", Finding.RIGHT
     # "ProxyPass /app fcgi://host/" puts one slash before the path, which may begin with two.
     shorter = file[1:] if file.startswith("//") else file
-    for reading in (file, shorter, bare):
-        for rest in _readings(reading):
+    for encoded in (file, shorter, bare):
+        # Nothing is normalised: behind /x%2F..%2F../admin a client could hide all but /admin.
+        for rest in _literal(encoded):
             if script.endswith(rest):
                 mount = script[: len(script) - len(rest)]
                 if mount[-1:] != "/":
@@ -169,23 +173,42 @@ def _at(mount: str, params: Params, script: str, path: str | None) -> Found:
         whole = known[0] + known[1] if known is not None else script
     else:
         whole = script + path
-        below = _is_below(path, mount)
-        if script == mount and path[:1] in ("/", "") and not (script and below):
+        right = script == mount and path[:1] in ("/", "")
+        if right and not (script and _is_below(path, mount)):
             return script, path, Finding.RIGHT
-        unasked = path != "" and not _asks_for(params, whole)
-        again = unasked or params.get("DOCUMENT_URI") == path
-        if script and path and again and _asks_for(params, path):
-            # A rule of the web server has put a script before the path, or the path is in both.
-            found = Finding.HIDDEN if script != mount else Finding.TWICE
-            return (mount, path[len(mount) :], found) if below else ("", path, Finding.OUTSIDE)
-        if unasked and _asks_for(params, mount + path):
-            # The web server has taken the mount point off, or put a script in its place.
-            return mount, path, Finding.HIDDEN if script else Finding.NAMED
+        known = _by_address(mount, params, script, path)
+        if known is not None:
+            return known
     if not _is_below(whole, mount):
         return "", whole, Finding.OUTSIDE
     rest = whole[len(mount) :]
     same = script == mount and (path or "") == rest
     return mount, rest, Finding.RIGHT if same else Finding.NAMED
+
+
+def _by_address(mount: str, params: Params, script: str, path: str) -> Found | None:
+    """Look at what REQUEST_URI says of a SCRIPT_NAME and a PATH_INFO, with a named mount point.
+
+    What makes PATH_INFO shorter, or SCRIPT_NAME go away, must be said beyond doubt.
+    """
+    clear, below = _is_clear(params), _is_below(path, mount)
+    unasked = path != "" and not _asks_for(params, script + path)
+    if not script:
+        # The web server may have taken the mount point off.
+        doubtful = unasked or (below and not clear)
+        asked = doubtful and _asks_for(params, mount + path)
+        return (mount, path, Finding.NAMED) if asked else None
+    document = params.get("DOCUMENT_URI") == path
+    # nginx's SCRIPT_NAME is the path too, or a slash alone.
+    twice = document and script != mount and script.rstrip("/") in ("", path)
+    # A rule of the web server has put a script before the path, or the path is in both.
+    if path and (unasked or document) and (clear or twice) and _asks_for(params, path):
+        found = Finding.HIDDEN if script != mount else Finding.TWICE
+        return (mount, path[len(mount) :], found) if below else ("", path, Finding.OUTSIDE)
+    # It has put a script in the place of the mount point.
+    if unasked and clear and _asks_for(params, mount + path):
+        return mount, path, Finding.HIDDEN
+    return None
 
 
 def _is_below(path: str, mount: str) -> bool:
@@ -194,25 +217,57 @@ def _is_below(path: str, mount: str) -> bool:
 
 def _asks_for(params: Params, path: str) -> bool:
     """Whether REQUEST_URI asks for this very path, so that no rewrite came between."""
-    asked = params.get("REQUEST_URI", "").partition("?")[0]
+    asked = _asked(params)
     return asked == path or (asked[:1] == "/" and path in _readings(asked))
 
 
-def _readings(encoded: str) -> tuple[str, str, str]:
+def _is_clear(params: Params) -> bool:
+    """Whether all web servers read REQUEST_URI alike, but for the slashes between two names."""
+    return _is_read_alike(_asked(params))
+
+
+def _asked(params: Params) -> str:
+    asked: str = params.get("REQUEST_URI", "")
+    return asked.partition("?")[0]
+
+
+def _literal(encoded: str) -> tuple[str, str]:
+    """A path decoded, and with %2F kept."""
+    kept = encoded.replace("%2F", "%252F").replace("%2f", "%252f")
+    return unquote(encoded, "latin-1"), unquote(kept, "latin-1")
+
+
+def _readings(encoded: str) -> tuple[str, ...]:
     """What a web server may make of a path: decoded, normalised too, and with %2F kept."""
-    decoded = unquote(encoded, "latin-1")
-    kept = unquote(encoded.replace("%2F", "%252F").replace("%2f", "%252f"), "latin-1")
-    return decoded, _normalised(decoded), _normalised(kept)
+    literal = _literal(encoded)
+    if "/." not in literal[0] and "//" not in literal[0]:
+        return literal
+    return (*literal, *_all_normalised(literal))
 
 
-def _normalised(path: str) -> str:
-    """A path without dot segments (RFC 3986, section 5.2.4) and doubled slashes."""
+def _is_read_alike(encoded: str) -> bool:
+    """Whether dot segments take away the same names, however slashes are read."""
+    if "/." not in encoded and "%" not in encoded:
+        return True
+    literal = _literal(encoded)
+    if "/." not in literal[0]:
+        return True
+    return len({_SLASHES.sub("/", path) for path in _all_normalised(literal)}) == 1
+
+
+def _all_normalised(paths: Iterable[str]) -> list[str]:
+    return [_normalised(path, merged=merged) for path in paths for merged in (True, False)]
+
+
+def _normalised(path: str, *, merged: bool) -> str:
+    """A path without dot segments (RFC 3986, section 5.2.4), and doubled slashes merged or not."""
     segments: list[str] = []
-    last = ""
-    for last in path.split("/"):
-        if last == "..":
+    *names, last = path[1:].split("/")
+    for name in names:
+        if name == "..":
             del segments[-1:]
-        elif last not in ("", "."):
-            segments.append(last)
-    end = "/" if segments and last in ("", ".", "..") else ""
-    return "/" + "/".join(segments) + end
+        elif name != "." and (name or not merged):
+            segments.append(name)
+    if last == "..":
+        del segments[-1:]
+    return "/" + "/".join([*segments, "" if last in (".", "..") else last])
