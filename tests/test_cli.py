@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import unmeasured
 
 import vsgi_fcgi
 
@@ -119,3 +120,20 @@ def test_ctrl_c_while_the_app_is_loading_is_no_traceback(tmp_path: Path) -> None
     run = command("slow:app", "--socket", "a.sock", cwd=tmp_path)
     assert (run.returncode, run.stderr) == (130, "")
     assert not (tmp_path / "a.sock").exists()
+
+
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    """An app that is installed needs none."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    script = 'cd "$0" && rmdir "$0" && exec "$@"'
+    argv = [sys.executable, "-m", "vsgi_fcgi", "--check-config", "vsgi_fcgi.demo:app"]
+    run = subprocess.run(
+        ["sh", "-c", script, str(folder), *argv],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**unmeasured(), "PYTHONPATH": ROOT},
+    )
+    assert (run.returncode, run.stderr) == (0, "")

@@ -241,6 +241,10 @@ def test_systemd_makes_what_the_web_server_needs(capsys: pytest.CaptureFixture[s
         ("a.py:b", "'a.py:b' is no program that can be configured; write lighttpd, nginx, "),
         ("nginx", "no app is named; vsgi-fcgi config --help says how"),
         ("nginx app more", "more is one argument too many"),
+        (
+            "--script-name /x nginx app",
+            "PROGRAM stands right behind config: vsgi-fcgi config PROGRAM [OPTIONS] APP",
+        ),
         ("nginx app --threads 0", "--threads is 0, but must be at least 1"),
         ("nginx a-b", "'a-b' is no module"),
         ("nginx app --check-config", "--check-config is about the server; leave config and"),

@@ -63,6 +63,9 @@ def parse(argv: Sequence[str] | None, program: str | None = None) -> CommandLine
         found[command.subject] = words.pop(0)
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
+        if command.subject and command.subject not in found:
+            subject = option_name(command.subject)
+            raise UsageError(f"{subject} stands right behind {command.name}: {parser.usage}")
         _refuse(parser, unknown)
     return command_line(command, {**vars(namespace), **found})
 

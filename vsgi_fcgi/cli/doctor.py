@@ -12,12 +12,13 @@ from dataclasses import replace
 
 from vsgi_fcgi.cli.arguments import CommandLine
 from vsgi_fcgi.cli.configuration import configure
+from vsgi_fcgi.cli.listening import addresses_of
 from vsgi_fcgi.cli.logs import configure_logging
-from vsgi_fcgi.cli.process import OwnProcess, change_directory
+from vsgi_fcgi.cli.process import OwnProcess, settle
 from vsgi_fcgi.doctor import Doctor
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.server.inspecting import InspectingServer
-from vsgi_fcgi.server.listeners import Listener, default_address, open_listeners
+from vsgi_fcgi.server.listeners import Listener, open_listeners
 from vsgi_fcgi.server.systemd import forget_sockets
 
 _LEAST_THREADS = 16
@@ -48,13 +49,8 @@ def examine(line: CommandLine) -> int:
             "the doctor looks into what a web server sends, and --http is one of our own in which"
             " nothing is to be configured; leave it out, and listen for yours"
         )
-    addresses = options.addresses()
-    if not options.names_an_address:
-        addresses = [default_address(os.environ)]
-    if options.umask is not None:
-        os.umask(options.umask)
-    if options.chdir is not None:
-        change_directory(options.chdir)
+    addresses = addresses_of(options)
+    settle(options)
     process = OwnProcess(options)
     if line.action == "check_config":
         lines = [*configuration.changed(), "", "The settings can be used."]

@@ -15,15 +15,16 @@ from vsgi_fcgi.cli.arguments import PROGRAM, CommandLine
 from vsgi_fcgi.cli.configuration import configure
 from vsgi_fcgi.cli.gateway_options import GATEWAY, GatewayOptions
 from vsgi_fcgi.cli.http_listeners import open_http, with_static
+from vsgi_fcgi.cli.listening import addresses_of
 from vsgi_fcgi.cli.logs import configure_logging
-from vsgi_fcgi.cli.process import OwnProcess, change_directory
+from vsgi_fcgi.cli.process import OwnProcess, settle
 from vsgi_fcgi.cli.relay_options import RelayOptions
 from vsgi_fcgi.client.gateway import Gateway
 from vsgi_fcgi.client.http_server import HTTPServer
 from vsgi_fcgi.client.relay import Relay
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.loop import Loop
-from vsgi_fcgi.server.listeners import Listener, default_address, open_listeners
+from vsgi_fcgi.server.listeners import Listener, open_listeners
 from vsgi_fcgi.server.log import Log
 from vsgi_fcgi.server.peers import allowed_peers, is_allowed
 from vsgi_fcgi.server.signals import Signals
@@ -95,10 +96,7 @@ def forward(line: CommandLine) -> int:
         )
     if line.command is GATEWAY and not options.http:
         raise UsageError("no --http says where to listen, as in --http 127.0.0.1:8000")
-    if options.umask is not None:
-        os.umask(options.umask)
-    if options.chdir is not None:
-        change_directory(options.chdir)
+    settle(options)
     process = OwnProcess(options)
     make = _make_gateway if line.command is GATEWAY else _make_relay
     if line.action == "check_config":
@@ -123,10 +121,7 @@ def forward(line: CommandLine) -> int:
 def _open(line: CommandLine, options: Any, process: OwnProcess) -> list[Listener]:
     if line.command is GATEWAY:
         return open_http(options.http, _BACKLOG)
-    addresses = options.addresses()
-    if not options.names_an_address:
-        addresses = [default_address(os.environ)]
-    return open_listeners(addresses, options.backlog, process.socket_ownership)
+    return open_listeners(addresses_of(options), options.backlog, process.socket_ownership)
 
 
 def _make_gateway(listeners: Sequence[Listener], options: GatewayOptions, log: Log) -> Service:

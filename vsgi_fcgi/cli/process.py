@@ -63,17 +63,21 @@ class OwnProcess:
             self._pid_file.remove()
 
 
-def change_directory(folder: str) -> None:
-    """Go to the folder of ``--chdir``.
+def settle(options: ProcessOptions) -> None:
+    """Take on the umask, and go to the folder of ``--chdir``.
 
     Raises:
         UsageError: it cannot be entered.
     """
+    if options.umask is not None:
+        os.umask(options.umask)
+    if options.chdir is None:
+        return
     try:
-        os.chdir(folder)
+        os.chdir(options.chdir)
     except OSError as error:
         raise UsageError(
-            f"--chdir {folder} cannot be entered: {os.strerror(error.errno or 0)};"
+            f"--chdir {options.chdir} cannot be entered: {os.strerror(error.errno or 0)};"
             " name a folder that exists and that this user may enter"
         ) from error
 

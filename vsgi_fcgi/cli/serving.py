@@ -14,14 +14,15 @@ from vsgi_fcgi.cli.configuration import Configuration, configure
 from vsgi_fcgi.cli.debugger import prepare
 from vsgi_fcgi.cli.doctor_options import DOCTOR
 from vsgi_fcgi.cli.http_listeners import open_http, part
+from vsgi_fcgi.cli.listening import addresses_of
 from vsgi_fcgi.cli.loading import load_app
 from vsgi_fcgi.cli.logs import configure_logging
 from vsgi_fcgi.cli.options import SERVE, Options
-from vsgi_fcgi.cli.process import OwnProcess, change_directory
+from vsgi_fcgi.cli.process import OwnProcess, settle
 from vsgi_fcgi.cli.supervised import Supervised, supervised
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.server.cgi import NO_RESPONDER, Gateway, is_cgi, without_query
-from vsgi_fcgi.server.listeners import Listener, default_address, open_listeners
+from vsgi_fcgi.server.listeners import Listener, open_listeners
 from vsgi_fcgi.server.patching import check_patching
 from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.systemd import forget_sockets
@@ -86,16 +87,13 @@ def serve_line(line: CommandLine) -> int:
         raise UsageError(f"no app is named; {PROGRAM} --help says how")
     if options.static and not options.http:
         raise UsageError("--static is for --http; behind a web server, have that serve the files")
-    addresses = options.addresses()
-    if not options.names_an_address:
-        addresses = [] if options.http else [default_address(os.environ)]
-    if options.umask is not None:
-        os.umask(options.umask)
+    addresses = addresses_of(options, default=not options.http)
     started_in = _working_folder()
-    if options.chdir is not None:
-        change_directory(options.chdir)
-    # Where `python -m` puts it, and where a console script puts the folder of the script.
-    sys.path.insert(0, os.getcwd())
+    settle(options)
+    folder = _working_folder()
+    if folder is not None:
+        # Where `python -m` puts it, and where a console script puts the folder of the script.
+        sys.path.insert(0, folder)
     # Under --reload, the pid file and the name are the parent's.
     process = OwnProcess(options if child is None else child.own(options))
     if line.action == "check_config":

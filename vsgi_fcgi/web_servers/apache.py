@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vsgi_fcgi.addresses import InetAddress, UnixAddress
+from vsgi_fcgi.addresses import UnixAddress
 from vsgi_fcgi.web_servers.site import File, Site
 from vsgi_fcgi.web_servers.template import fill, steps
 
@@ -78,9 +78,7 @@ def files(site: Site) -> list[File]:
         UsageError: something in it cannot be configured.
     """
     site.refuse_sendfile(TITLE)
-    http = site.http
-    if site.folder is not None and not http:
-        http = (InetAddress("127.0.0.1", 8080),)
+    http = site.listens
     server_name = "" if site.server_name is None else f"ServerName {site.server_name}\n\n"
     text = fill(
         _SITE,

@@ -71,9 +71,7 @@ def files(site: Site) -> list[File]:
     for word in (site.app, *site.command):
         if "{$" in word:
             raise UsageError(f"Caddy takes a part of {word!r} for a variable, even in a comment")
-    http = site.http
-    if site.folder is not None and not http:
-        http = (InetAddress("127.0.0.1", 8080),)
+    http = site.listens
     text = fill(
         _SITE,
         addresses=_addresses(site, http),

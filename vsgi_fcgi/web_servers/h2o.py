@@ -71,10 +71,7 @@ def files(site: Site) -> list[File]:
         UsageError: something in it cannot be configured.
     """
     site.refuse_sendfile(TITLE)
-    if site.folder is None:
-        http = site.http or (InetAddress("0.0.0.0", 80), InetAddress("::", 80))
-    else:
-        http = site.http or (InetAddress("127.0.0.1", 8080),)
+    http = site.listens or (InetAddress("0.0.0.0", 80), InetAddress("::", 80))
     text = fill(
         _SITE,
         listen="\n".join(f'listen:\n  host: "{h.host}"\n  port: {h.port}\n' for h in http),

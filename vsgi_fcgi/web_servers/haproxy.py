@@ -98,9 +98,7 @@ def files(site: Site) -> list[File]:
         UsageError: something in it cannot be configured.
     """
     site.refuse_sendfile(TITLE)
-    http = site.http
-    if site.folder is not None and not http:
-        http = (InetAddress("127.0.0.1", 8080),)
+    http = site.listens
     server, chroot = _server(site)
     deny = ""
     if site.mount:

@@ -77,7 +77,7 @@ def files(site: Site) -> list[File]:
     if site.server_name is not None:
         text = _block(f'$HTTP["host"] == "{site.server_name}"', text)
     if site.folder is not None:
-        first, *others = site.http or (InetAddress("127.0.0.1", 8080),)
+        first, *others = site.listens
         listen = f'server.bind = "{_host(first)}"\nserver.port = {first.port}\n'
         listen += "".join(f'$SERVER["socket"] == "{item}" {{ }}\n' for item in others)
         path = f"{site.folder}/lighttpd.conf"

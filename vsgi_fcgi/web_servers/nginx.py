@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vsgi_fcgi.addresses import InetAddress, UnixAddress
+from vsgi_fcgi.addresses import UnixAddress
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.web_servers.site import File, Site
 from vsgi_fcgi.web_servers.template import fill, steps
@@ -188,17 +188,12 @@ def location(site: Site) -> str:
 
 
 def _listen(site: Site) -> str:
-    if site.http:
-        addresses = [str(item) for item in site.http]
-    elif site.folder is not None:
-        addresses = [str(InetAddress("127.0.0.1", 8080))]
-    else:
-        addresses = ["80", "[::]:80"]
+    addresses = [str(item) for item in site.listens] or ["80", "[::]:80"]
     if site.server_name is not None:
         return "".join(f"listen {item};\n" for item in addresses) + (
             f"server_name {site.server_name};\n"
         )
-    if site.http or site.folder is not None:
+    if site.listens:
         return "".join(f"listen {item};\n" for item in addresses)
     why = "# For every host name: Debian's own site, sites-enabled/default, must go.\n"
     return why + "".join(f"listen {item} default_server;\n" for item in addresses)

@@ -130,6 +130,13 @@ class Site:
         )
 
     @property
+    def listens(self) -> tuple[InetAddress, ...]:
+        """Where the web server listens; what runs in place does on loopback, if nothing is said."""
+        if self.folder is not None and not self.http:
+            return (InetAddress("127.0.0.1", 8080),)
+        return self.http
+
+    @property
     def root(self) -> str:
         """The mount point, which is a slash at the root."""
         return self.mount or "/"
