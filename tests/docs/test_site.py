@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.pages import DOCS, ROOT
+from support.processes import unmeasured
 
 from vsgi_fcgi.cli.command import key_name, variable_name
 from vsgi_fcgi.cli.options import OPTIONS
@@ -28,7 +29,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     argv = [sys.executable, "-P", "-m", "sphinx", "-W", "--keep-going", "-q", "-n", "-b", "html"]
     argv += ["-d", str(folder / "doctrees"), str(DOCS), str(folder / "html")]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(
+        argv, cwd=ROOT, capture_output=True, text=True, timeout=50, env=unmeasured()
+    )
     assert done.returncode == 0, done.stderr
     return folder / "html"
 
