@@ -423,8 +423,11 @@ def test_files(tmp_path: Path) -> None:
     assert complaint(tmp_path, *words) == "units/shop.service is there already; remove it first"
     assert [path.name for path in units.iterdir()] == ["shop.service"]
     assert complaint(tmp_path, *words[:-1], "nowhere") == (
-        "nowhere/shop.socket cannot be written: No such file or directory"
+        "there is no folder nowhere for --output; make it first: mkdir -p nowhere"
     )
+    # Where not even root can write.
+    sentence = "/proc/self/shop.socket cannot be written: "
+    assert complaint(tmp_path, *words[:-1], "/proc/self").startswith(sentence)
 
 
 # systemd

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from typing import Final
 
@@ -119,6 +120,11 @@ def _save(files: list[File], folder: str) -> None:
     Raises:
         UsageError: one is there, or cannot be written.
     """
+    if not os.path.isdir(folder):
+        raise UsageError(
+            f"there is no folder {folder} for --output; make it first: mkdir -p"
+            f" {shlex.quote(folder)}"
+        )
     texts = {os.path.join(folder, os.path.basename(file.path)): file.text for file in files}
     for path in texts:
         if os.path.lexists(path):
