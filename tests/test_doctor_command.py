@@ -47,6 +47,7 @@ def report(client: Client, id: int = 1, **params: str) -> Any:
     ("words", "sentence"),
     [
         ("--bind 0.0.0.0:0", "other machines reach it; listen on a UNIX socket or on loopback"),
+        ("--bind [::]:0", "other machines reach it"),
         ("--port 0 --any --ipv4-only", "other machines reach it"),
         ("--socket ./d --socket-mode 0666", "/d is 0666; make it 0660"),
         ("--bind unix:./d --bind 0.0.0.0:0", "other machines reach it"),
