@@ -9,12 +9,12 @@ import hashlib
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection, IncompleteRead
+from http.client import IncompleteRead
 
 import pytest
 from support.apache import ApacheFcgid
 from support.frontends import EXAMPLES
-from support.gates import Gate
+from support.gates import Gate, check_stream
 from support.http import connect, receive, request
 from support.processes import ProcessGroup, wait_until
 
@@ -93,15 +93,7 @@ def test_a_request_has_a_connection_of_its_own(apache: ApacheFcgid) -> None:
 
 
 def test_a_stream_comes_as_it_is_made(apache: ApacheFcgid) -> None:
-    with Gate(apache.group.folder) as gate:
-        connection = HTTPConnection("127.0.0.1", apache.port, timeout=20)
-        connection.request("GET", gate.url)
-        response = connection.getresponse()
-        assert response.read1() == b"before\n"
-        gate.wait_for_app()
-        gate.open()
-        assert response.read() == b"after\n"
-        connection.close()
+    check_stream(apache.port, apache.group.folder)
 
 
 def test_wsgi_errors_are_in_the_error_log_twice(apache: ApacheFcgid) -> None:

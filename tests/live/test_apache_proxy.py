@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from http.client import HTTPConnection
 
 import pytest
 from support.frontends import EXAMPLES, AppServer
-from support.gates import Gate
+from support.gates import check_stream
 from support.http import Client, request
 from support.more_frontends import ApacheProxy
 from support.processes import ProcessGroup, wait_until
@@ -88,12 +87,4 @@ def test_connections_are_not_kept(server: AppServer, apache: ApacheProxy) -> Non
 
 @pytest.mark.parametrize("prefix", [UNIX, TCP, HANDLER])
 def test_a_stream_comes_as_it_is_made(server: AppServer, apache: ApacheProxy, prefix: str) -> None:
-    with Gate(server.group.folder) as gate:
-        connection = HTTPConnection("127.0.0.1", apache.port, timeout=20)
-        connection.request("GET", prefix + gate.url)
-        response = connection.getresponse()
-        assert response.read1() == b"before\n"
-        gate.wait_for_app()
-        gate.open()
-        assert response.read() == b"after\n"
-        connection.close()
+    check_stream(apache.port, server.group.folder, prefix)

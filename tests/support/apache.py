@@ -23,6 +23,7 @@ class ApacheFcgid(WebServer):
     """
 
     STDERR_SIGN = "mod_fcgid: stderr:"
+    ERROR_LOG = "error.log"
 
     def __init__(
         self, group: ProcessGroup, app: str, *, folder: Path = APPS, extra: tuple[str, ...] = ()
@@ -60,10 +61,6 @@ class ApacheFcgid(WebServer):
             if any(word.endswith(b"vsgi-fcgi") for word in command):
                 found.add(pid)
         return found
-
-    def error_log(self) -> str:
-        log = self.group.folder / "error.log"
-        return self.process.log() + (log.read_text(errors="replace") if log.exists() else "")
 
     def server_log(self) -> str:
         """The processes inherit the error log: what they log is in it."""

@@ -112,24 +112,28 @@ class WebServer:
         STDERR_SIGN: what stands before the app's STDERR in its error log, as a pattern;
             None if it gets none.
         MAX_CHUNKED: bytes of a body without Content-Length that it passes on.
+        ERROR_LOG: a file in the folder of its group, if it writes more than its own streams.
         process: the web server.
         port: its port on loopback.
     """
 
     STDERR_SIGN: str | None
     MAX_CHUNKED = 1 << 30
+    ERROR_LOG = ""
     process: Process
     port: int
 
     def error_log(self) -> str:
         """What the web server wrote to its error log."""
-        return self.process.log()
+        log = self._log_folder / self.ERROR_LOG
+        return self.process.log() + (log.read_text(errors="replace") if log.is_file() else "")
 
     def server_log(self) -> str:
         """What our server wrote to its log."""
         return self.process.log()
 
     def _start(self, group: ProcessGroup) -> None:
+        self._log_folder = group.folder
         for attempt in range(_ATTEMPTS):
             self.port = free_port()
             self.process = self._spawn(group, f"{type(self).__name__.lower()}{attempt}")
@@ -208,6 +212,7 @@ class Nginx(WebServer):
     """
 
     STDERR_SIGN = "FastCGI sent in stderr:"
+    ERROR_LOG = "error.log"
 
     def __init__(self, group: ProcessGroup, server: AppServer, user: str = "root") -> None:
         self._program = find("nginx")
@@ -225,10 +230,6 @@ class Nginx(WebServer):
             # Left alone they become another user, who may not enter a folder of pytest's.
             argv += ["-g", f"user {self._user};"]
         return group.start(argv, name=name)
-
-    def error_log(self) -> str:
-        log = self._folder / "error.log"
-        return self.process.log() + (log.read_text(errors="replace") if log.exists() else "")
 
     def server_log(self) -> str:
         return self._server.process.log()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import quote
 
@@ -60,3 +61,22 @@ class Gate:
         # Whoever still waits, or comes late, must not wait for ever.
         self.open()
         self._path.unlink()
+
+
+def check_stream(port: int, folder: Path, prefix: str = "") -> None:
+    """See that a piece of an answer comes before its app goes on.
+
+    Args:
+        port: the web server's.
+        folder: where a gate is made.
+        prefix: where ``apps.routes`` is mounted.
+    """
+    with Gate(folder) as gate:
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", prefix + gate.url)
+        response = connection.getresponse()
+        assert response.read1() == b"before\n"
+        gate.wait_for_app()
+        gate.open()
+        assert response.read() == b"after\n"
+        connection.close()

@@ -130,6 +130,7 @@ class Apache(Host):
     """
 
     base = ""
+    ERROR_LOG = "error.log"
     MODULE = "fcgid"
     _OWN = "FcgidIPCDir {folder}/fcgid\nFcgidProcessTableFile {folder}/fcgid/shm\n"
 
@@ -144,11 +145,8 @@ class Apache(Host):
         install(group, self.folder)
         self._start(group)
 
-    def error_log(self) -> str:
-        log = self._folder / "error.log"
-        return self.process.log() + (log.read_text(errors="replace") if log.exists() else "")
-
-    server_log = error_log
+    def server_log(self) -> str:
+        return self.error_log()
 
     def _spawn(self, group: ProcessGroup, name: str) -> Process:
         names = ("mpm_prefork", "authz_core", "alias", "env", "mime", "rewrite", self.MODULE)

@@ -32,6 +32,7 @@ class ApacheProxy(Behind):
 
     PROGRAM = "apache2"
     STDERR_SIGN = "AH01071: Got error"
+    ERROR_LOG = "error.log"
 
     def _spawn(self, group: ProcessGroup, name: str) -> Process:
         find_module("proxy_fcgi")
@@ -39,10 +40,6 @@ class ApacheProxy(Behind):
         env["APP_PORT"] = str(self._server.port)
         argv = [*not_as_root(), self._program, "-DFOREGROUND", "-d", str(self._folder)]
         return group.start([*argv, "-f", str(EXAMPLES / "apache-proxy.conf")], name=name, env=env)
-
-    def error_log(self) -> str:
-        log = self._folder / "error.log"
-        return self.process.log() + (log.read_text(errors="replace") if log.exists() else "")
 
 
 class Caddy(Behind):

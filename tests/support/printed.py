@@ -152,6 +152,8 @@ class Printed(WebServer):
         change: what somebody does to the text.
     """
 
+    ERROR_LOG = "error.log"
+
     def __init__(
         self,
         group: ProcessGroup,
@@ -196,10 +198,6 @@ class Printed(WebServer):
             argv = [*not_as_root(), *argv]
         env = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
         return group.start(argv, name=name, env=env)
-
-    def error_log(self) -> str:
-        log = self._folder / "error.log"
-        return self.process.log() + (log.read_text(errors="replace") if log.exists() else "")
 
     def server_log(self) -> str:
         return self.process.log() if self._server is None else self._server.log()

@@ -229,6 +229,7 @@ RewriteRule ^(?!.*app\\.fcgi)(.*)$ app.fcgi/$1 [L]
 class ApacheSites(Sites):
     """Apache, with mod_proxy_fcgi and mod_fcgid."""
 
+    ERROR_LOG = "error.log"
     _SITE = "<VirtualHost *:*>\nServerName HOST\nAllowEncodedSlashes NoDecode\n%s\n"
     _SITE += "<Location /admin>\nRequire all denied\n</Location>\n</VirtualHost>"
     _HANDLER = '<Location %s>\nSetHandler "proxy:fcgi://127.0.0.1:PORT/"\n</Location>'
@@ -264,10 +265,6 @@ class ApacheSites(Sites):
             )
             script.chmod(0o755)
         super().__init__(group, servers)
-
-    def error_log(self) -> str:
-        log = self._folder / "error.log"
-        return self.process.log() + (log.read_text(errors="replace") if log.exists() else "")
 
     def _spawn(self, group: ProcessGroup, name: str) -> Process:
         loading = [f"LoadModule {name}_module {path}\n" for name, path in self._modules.items()]

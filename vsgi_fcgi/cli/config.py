@@ -20,7 +20,7 @@ from vsgi_fcgi.cli.arguments import PROGRAM, CommandLine
 from vsgi_fcgi.cli.command import nearest, option_name
 from vsgi_fcgi.cli.command_words import command_words, is_said, program_words
 from vsgi_fcgi.cli.config_options import ConfigOptions
-from vsgi_fcgi.cli.configuration import Configuration, configure
+from vsgi_fcgi.cli.configuration import DEFAULT, Configuration, configure
 from vsgi_fcgi.cli.loading import parse_app_name
 from vsgi_fcgi.cli.options import LISTENING
 from vsgi_fcgi.exceptions import UsageError
@@ -28,8 +28,9 @@ from vsgi_fcgi.web_servers import systemd
 from vsgi_fcgi.web_servers.programs import NAMES, PROGRAMS, SYSTEMD, Program
 from vsgi_fcgi.web_servers.site import File, Site
 
-_SOCKETS: Final = ("backlog", "socket_mode", "socket_user", "socket_group")
-_OF_UNITS: Final = (*LISTENING, "any", "ipv4_only", "ipv6_only", *_SOCKETS, "umask")
+_OWNERSHIP: Final = ("socket_mode", "socket_user", "socket_group")
+_FAMILIES: Final = ("any", "ipv4_only", "ipv6_only")
+_OF_UNITS: Final = (*LISTENING, *_FAMILIES, "backlog", *_OWNERSHIP, "umask")
 
 
 def config(line: CommandLine) -> int:
@@ -182,7 +183,7 @@ def _site(configuration: Configuration) -> Site:
 def _access(configuration: Configuration, program: Program) -> list[str]:
     """What lets the web server connect to the server's socket, if nothing was said of that."""
     origins = configuration.origins
-    if any(origins[name] != "default" for name in ("socket_mode", "socket_user", "socket_group")):
+    if any(origins[name] != DEFAULT for name in _OWNERSHIP):
         return []
     return ["--socket-group", program.group]
 
@@ -242,7 +243,7 @@ def _service(configuration: Configuration) -> systemd.Service:
     options: ConfigOptions = configuration.options
     for name in ("standalone", "server_name"):
         if getattr(options, name) is not None:
-            option = "--" + name.replace("_", "-")
+            option = option_name(name)
             raise UsageError(f"{option} is for web servers, and systemd is none; leave it out")
     folder = _folder(options)
     addresses = options.addresses() if options.names_an_address else ()

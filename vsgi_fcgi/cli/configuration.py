@@ -46,6 +46,14 @@ class Configuration:
         """The settings that are not left at their defaults, a line each."""
         return [self._line(name) for name in self.command.fields if self.origins[name] != DEFAULT]
 
+    def checked(self, verdict: str = "The settings can be used.") -> str:
+        """What ``--check-config`` says when all is well.
+
+        Args:
+            verdict: the last line.
+        """
+        return "\n".join([*self.changed(), "", verdict]) + "\n"
+
     def _line(self, name: str) -> str:
         value = getattr(self.options, name)
         if value is None:

@@ -53,8 +53,7 @@ def examine(line: CommandLine) -> int:
     settle(options)
     process = OwnProcess(options)
     if line.action == "check_config":
-        lines = [*configuration.changed(), "", "The settings can be used."]
-        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write(configuration.checked())
         return 0
     process.check_rights()
     listeners = open_listeners(addresses, options.backlog, process.socket_ownership)

@@ -102,8 +102,7 @@ def forward(line: CommandLine) -> int:
     if line.action == "check_config":
         log = Log(_LOG_RECORDS, _LOG_BYTES)
         make([], options, log)
-        lines = [*configuration.changed(), "", "The settings can be used."]
-        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write(configuration.checked())
         return 0
     process.check_rights()
     listeners = _open(line, options, process)

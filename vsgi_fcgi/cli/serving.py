@@ -217,8 +217,7 @@ def _check(configuration: Configuration, names: dict[str, str]) -> int:
     check_patching(configuration.options.worker)
     configure_logging(configuration.options)
     loaded = "The app was loaded" if len(names) == 1 else "The apps were loaded"
-    lines = [*configuration.changed(), "", f"{loaded}, and the settings can be used."]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(configuration.checked(f"{loaded}, and the settings can be used."))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,16 +95,6 @@ class Report:
 
 def _as_dict(finding: Finding) -> dict[str, Any]:
     return {**asdict(finding), "level": finding.level.name.lower()}
-
-
-def examine(environ: Mapping[str, Any], mount: str | None) -> Report:
-    """Look into a request.
-
-    Args:
-        environ: its environ, with a `Seen` in it.
-        mount: where the app is mounted, as by `mount_point`; None to work it out.
-    """
-    return report_of(Case.of(environ, mount))
 
 
 def report_of(case: Case) -> Report:

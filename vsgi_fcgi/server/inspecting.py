@@ -12,7 +12,7 @@ from vsgi_fcgi.addresses import InetAddress
 from vsgi_fcgi.exceptions import ParamsError
 from vsgi_fcgi.protocol import Event, RecordType, Request, Role, ServerConnection
 from vsgi_fcgi.protocol.events import Buffer
-from vsgi_fcgi.protocol.pairs import decode_pairs, iter_pairs, split_repeated
+from vsgi_fcgi.protocol.pairs import decode_pairs, iter_pairs
 from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.reply import Reply
 from vsgi_fcgi.server.role_assembler import RoleAssembler
@@ -91,20 +91,20 @@ class InspectingAssembler(RoleAssembler):
         )
 
     def _started(self, channel: Channel, request: Request) -> None:
+        block, most = request.raw_params, self._context.config.max_params_count
         try:
-            pairs = self._pairs(request.raw_params)
+            request.params, request.repeated = decode_pairs(block, most)
         except ParamsError as error:
             request.params, request.repeated = {}, ()
             self.refuse(channel, request, error.status, str(error))
             return
-        request.params, request.repeated = split_repeated(pairs)
         connection = channel.connection
         assert isinstance(connection, InspectedConnection)
         connection.note(request)
         in_flight = [len(other.connection.requests) for other in self._context.channels]
         self._habits.began(sum(in_flight), max(in_flight, default=0))
         seen = Seen(
-            pairs=pairs,
+            pairs=tuple(iter_pairs(block, block.decode("latin-1"))),
             role=request.role,
             id=request.id,
             keep_conn=request.keep_conn,
@@ -121,16 +121,6 @@ class InspectingAssembler(RoleAssembler):
         if not params.get("REQUEST_METHOD"):
             params["REQUEST_METHOD"] = "GET"
         super()._started(channel, request)
-
-    def _pairs(self, block: bytes) -> tuple[tuple[str, str], ...]:
-        """The params in the order in which they came.
-
-        Raises:
-            ParamsError: they are none, or too many.
-        """
-        most = self._context.config.max_params_count
-        decode_pairs(block, most)
-        return tuple(iter_pairs(block, block.decode("latin-1")))
 
     def _received(
         self, channel: Channel, request: Request, body: Body | Reply | None, data: Buffer
