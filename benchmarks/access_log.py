@@ -1,17 +1,17 @@
-"""What the access log costs: CPU time per request with it, less that without it.
+"""Cost of the access log: CPU time per request with the log minus CPU time without it.
 
     python benchmarks/access_log.py [--processes N] [--turns N] [--worker main|thread]
     python benchmarks/access_log.py --instructions     (needs valgrind)
 
-Two processes differ by some 20 % because of how they happen to lie in memory, and the speed of a
-machine comes and goes: both are more than the log costs. So each process holds two servers, one
-with the log and one without it, and requests go to one and the other in short turns: each turn
-with the log is compared with the turns before and after it. There are several processes, as how
-they lie in memory matters for what the log costs too. All threads of the process are counted, and
-with them the one that writes the file. In the end there must be a line for each request.
+Two processes differ by about 20 % because of their memory layout, and the speed of a machine
+varies. Both effects are larger than the cost of the log. Therefore each process runs two servers,
+one with the log and one without it. Requests go to them in short turns, and each turn with the log
+is compared with the turns before and after it. There are several processes, because the memory
+layout also affects the cost of the log. The figures include all threads of the process, also the
+thread that writes the file. At the end, the log must have one line for each request.
 
-Instructions hardly differ from run to run. They are those of 1,000 requests under valgrind's
-callgrind; the share of the log in them says what it is of the CPU time of a request.
+The number of instructions hardly differs between runs. It is measured for 2,000 requests with
+valgrind's callgrind. The share of the log in it shows its share of the CPU time of a request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from hello import app
-from load import Load
+from load import Load, fastcgi_clients
 from servers import Measured, cpu_seconds, load
 
 EVERYTHING = (
@@ -60,7 +60,7 @@ class Pair:
     """A process with both servers.
 
     Args:
-        folder: where their sockets and the log are.
+        folder: the folder of their sockets and of the log.
         worker: the kind of worker.
         format: the format of the log.
         shape: connections, and requests in flight on each.
@@ -77,9 +77,10 @@ class Pair:
         while not (os.path.exists(f"{folder}/on") and os.path.exists(f"{folder}/off")):
             time.sleep(0.02)
         self._loads = {
-            name: Load(f"unix:{folder}/{name}", *shape, b"", True) for name in ("off", "on")
+            name: Load(fastcgi_clients(f"unix:{folder}/{name}", *shape), True)
+            for name in ("off", "on")
         }
-        # The load generator has asked once to know the answer.
+        # The load generator has sent one request to learn the response.
         self._logged = 1
         for name in self._loads:
             self._run(name, WARM_UP)
@@ -90,14 +91,14 @@ class Pair:
             self._logged += count
 
     def spent(self, name: str, count: int) -> float:
-        """CPU time of one of its servers, in microseconds for each of so many requests."""
+        """Return the CPU time of one of its servers per request, in microseconds."""
         self._run(name, count // 5)
         before = cpu_seconds(self._process.pid)
         self._run(name, count)
         return (cpu_seconds(self._process.pid) - before) / count * 1e6
 
     def stop(self) -> None:
-        """End it, and see that there is a line for each request."""
+        """Stop it, and check that the log has one line for each request."""
         for each in self._loads.values():
             for client in each.clients:
                 client.sock.close()
@@ -151,7 +152,7 @@ def instructions(worker: str) -> None:
 
 
 def collected(name: str, format: str | None, worker: str, requests: int) -> int:
-    """Instructions of a server's life, in which it answers so many requests."""
+    """Return the instructions of a server that answers this many requests and exits."""
     with tempfile.TemporaryDirectory(prefix="bench-callgrind-") as folder:
         out = Path(folder, "out")
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", sys.executable]
@@ -168,7 +169,7 @@ def collected(name: str, format: str | None, worker: str, requests: int) -> int:
 
 @contextmanager
 def ending(server: Measured) -> Iterator[Measured]:
-    """End a server afterwards."""
+    """Stop a server at the end."""
     try:
         yield server
     finally:
@@ -176,7 +177,7 @@ def ending(server: Measured) -> Iterator[Measured]:
 
 
 def main() -> None:
-    """Measure both workers, or the one that is named."""
+    """Measure both workers, or only the named one."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--turns", type=int, default=20)
@@ -195,7 +196,7 @@ def main() -> None:
         except FileNotFoundError:
             raise SystemExit("valgrind is not installed") from None
     else:
-        # The load generator has the other core to itself.
+        # The load generator runs alone on the other core.
         os.sched_setaffinity(0, {1})
     for worker in [options.worker] if options.worker else ["main", "thread"]:
         if options.instructions:

@@ -1,9 +1,9 @@
-"""CPU time per MiB of request and response bodies, beside a plain copy through a socket.
+"""CPU time per MiB of request and response bodies, compared with a plain copy through a socket.
 
     python benchmarks/bodies.py [--rounds N]
 
-The plain copy is a process that does nothing but ``send`` (or ``recv``) the same number of
-bytes, in pieces of 64 KiB, on a UNIX socket: what no server can be cheaper than.
+The plain copy is a process that only calls ``send`` (or ``recv``) for the same number of bytes, in
+pieces of 64 KiB, on a UNIX socket. No server can use less CPU time than this.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROWS = {
 
 
 def plain_copy(receiving: bool, size: int) -> float:
-    """CPU seconds that a bare ``recv`` or ``send`` of ``size`` bytes takes."""
+    """Return the CPU seconds of a plain ``recv`` or ``send`` of ``size`` bytes."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if not pid:

@@ -2,8 +2,8 @@
 
     python benchmarks/client.py [--rounds N] [--requests N]
 
-The server has one core, the client the other. CPU time is the client's own. Not multiplexed, each
-request has a connection, as an application gets it that serves one request at a time.
+The server runs on one core, the client on the other. The CPU time is that of the client. Without
+multiplexing each request has a connection, as for an application that serves one request at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHAPES = {
 
 
 def ask(client: FastCGIClient, numbers: Iterator[int], last: int) -> None:
-    """Ask until there are enough answers."""
+    """Send requests until there are enough responses."""
     while next(numbers) < last:
         body = client.request("GET", "/hello").read()
         if body != b"Hello, world!\n":
@@ -38,12 +38,12 @@ def ask(client: FastCGIClient, numbers: Iterator[int], last: int) -> None:
 
 
 def measure(server: Measured, shape: str, requests: int) -> tuple[float, float]:
-    """CPU time per request in microseconds, and requests per second."""
+    """Return the CPU time per request in microseconds, and the requests per second."""
     multiplexed, connections, greenlets = SHAPES[shape]
     with FastCGIClient(f"unix:{server.socket}", connections=connections) as client:
         (upstream,) = client.upstreams.all
         if not multiplexed:
-            upstream.does_not_multiplex()
+            upstream.stop_multiplexing()
         ask(client, count(), 500)
         numbers = count()
         cpu, clock = time.process_time(), time.perf_counter()

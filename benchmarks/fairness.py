@@ -1,10 +1,10 @@
-"""How long small requests take beside downloads and a stalled reader on their connection.
+"""Latency of small requests that share a connection with downloads and a stalled reader.
 
     python benchmarks/fairness.py [--rounds N] [--requests N]
 
-One connection carries all of it: small requests one after the other, eight downloads of 100 MB
-that begin anew when they end, and one more of which nobody reads the answer. The server has one
-core, the client the other.
+All requests share one connection: small requests one after the other, eight downloads of 100 MB
+that restart when they end, and one download whose response is not read. The server runs on one
+core, the client on the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGE = 1526 * 65536
 
 
 def download(client: FastCGIClient, total: list[int]) -> None:
-    """Read a large answer again and again."""
+    """Read a large response repeatedly."""
     while True:
         size = 0
         for piece in client.request("GET", "/large"):
@@ -35,7 +35,7 @@ def download(client: FastCGIClient, total: list[int]) -> None:
 
 
 def latencies(client: FastCGIClient, requests: int) -> list[float]:
-    """How long small requests take, in seconds, sorted."""
+    """Return the latencies of small requests in seconds, sorted."""
     found = []
     for _ in range(requests):
         began = time.perf_counter()
@@ -53,7 +53,7 @@ def main() -> None:
     os.sched_setaffinity(0, {1})
     server = vsgi("thread", "fair", {0}, "--threads", "16")
     alone: list[list[float]] = []
-    beside: list[list[float]] = []
+    loaded: list[list[float]] = []
     rates = []
     try:
         for _ in range(options.rounds):
@@ -65,7 +65,7 @@ def main() -> None:
                 others = [gevent.spawn(download, client, total) for _ in range(DOWNLOADS)]
                 gevent.sleep(0.2)
                 began, before = time.perf_counter(), total[0]
-                beside.append(latencies(client, options.requests))
+                loaded.append(latencies(client, options.requests))
                 rates.append((total[0] - before) / (time.perf_counter() - began) / 1e6)
                 (upstream,) = client.upstreams.all
                 if upstream.accepted != 1:
@@ -77,7 +77,7 @@ def main() -> None:
     print("| small requests | p50 ms | p99 ms | most ms |")
     print("|---|---|---|---|")
     p99 = []
-    for name, rounds in (("alone", alone), (f"beside {DOWNLOADS} downloads", beside)):
+    for name, rounds in (("alone", alone), (f"during {DOWNLOADS} downloads", loaded)):
         at = [
             median(each[int((len(each) - 1) * share)] for each in rounds) * 1e3
             for share in (0.5, 0.99, 1.0)

@@ -1,11 +1,11 @@
-"""The price of the hop: CPU per request of the gateway, less that of pywsgi with the app itself.
+"""Cost of the gateway: its CPU time per request minus that of an HTTP server that runs the app.
 
     python benchmarks/gateway.py [--rounds N] [--requests N]
 
-An HTTP server that is the same in all rows (gevent's pywsgi, as `vsgi_fcgi.client.http_server`
-sets it up) answers hello world by itself, through ``--http`` (server and gateway in one process),
-and through ``vsgi-fcgi gateway`` with a server behind it, whose CPU time is counted apart. Rows
-take turns, each process is started anew for each, and medians are printed.
+All rows use the same HTTP server (`vsgi_fcgi.http`). It runs hello world directly, through
+``--http`` (server and gateway in one process), and through ``vsgi-fcgi gateway`` with a separate
+server, whose CPU time is counted separately. The rows take turns, and each turn starts a new
+process. The medians are printed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ DIRECT = """
 import logging, sys
 import gevent, gevent.socket
 from hello import app
-from vsgi_fcgi.client.http_config import HTTPConfig
-from vsgi_fcgi.client.http_server import HTTPServer
+from vsgi_fcgi.http.config import HTTPConfig
+from vsgi_fcgi.http.server import HTTPServer
 sock = gevent.socket.socket()
 sock.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_REUSEADDR, 1)
 sock.bind(("127.0.0.1", int(sys.argv[1])))
@@ -43,7 +43,7 @@ gevent.wait()
 
 @contextmanager
 def started(command: Sequence[str], ready: Path | int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that listens on a UNIX socket or a port of loopback."""
+    """Start a process that listens on a UNIX socket or a port on loopback."""
     with subprocess.Popen(command, cwd=HERE, stderr=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 20
@@ -57,7 +57,7 @@ def started(command: Sequence[str], ready: Path | int) -> Iterator[subprocess.Po
 
 
 def listens(place: Path | int) -> bool:
-    """Whether somebody accepts there."""
+    """Return whether a process accepts connections there."""
     if isinstance(place, Path):
         return place.exists()
     with socket.socket() as sock:
@@ -65,7 +65,7 @@ def listens(place: Path | int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """Return a port that is not in use."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
@@ -74,7 +74,7 @@ def free_port() -> int:
 def measure(
     port: int, requests: int, connections: int, processes: Sequence[subprocess.Popen[bytes]]
 ) -> list[float]:
-    """CPU time of each process for a request, in microseconds."""
+    """Return the CPU time per request of each process, in microseconds."""
     with HTTPLoad(port, connections) as load:
         load.run(requests // 4)
         before = [cpu_seconds(process.pid) for process in processes]
@@ -84,10 +84,10 @@ def measure(
 
 
 def turn(row: str, requests: int, connections: int) -> list[float]:
-    """One turn of a row."""
+    """Run one turn of a row."""
     port = free_port()
     quiet = ["--log-level", "warning"]
-    if row == "pywsgi, the app itself":
+    if row == "HTTP, the app itself":
         with started([sys.executable, "-c", DIRECT, str(port)], port) as process:
             return measure(port, requests, connections, [process])
     if row == "--http":
@@ -108,11 +108,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=4000)
     options = parser.parse_args()
-    # The load has the other core to itself; the processes under measurement start below it.
+    # The load generator runs alone on the other core. It starts the measured processes.
     os.environ["PYTHONPATH"] = str(HERE)
-    rows = ["pywsgi, the app itself", "--http", "gateway, and a server behind it"]
+    rows = ["HTTP, the app itself", "--http", "gateway, and a server behind it"]
     print("\nHTTP, hello world; CPU us/request\n")
-    print("| row | connections | HTTP process | server behind | more than pywsgi |")
+    print("| row | connections | HTTP process | server behind | more than HTTP |")
     print("|---|---|---|---|---|")
     for connections in (1, 8, 64):
         found: dict[str, list[list[float]]] = {row: [] for row in rows}

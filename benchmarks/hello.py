@@ -36,7 +36,7 @@ def stream(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
 
 
 def file(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer a file of 10 MiB through ``wsgi.file_wrapper``, as Flask's ``send_file`` does it."""
+    """Answer a file of 10 MiB with ``wsgi.file_wrapper``, like Flask's ``send_file``."""
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10485760")])
     wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](open(_FILE.name, "rb"), 8192)
     return wrapped

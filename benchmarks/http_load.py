@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import selectors
 import socket
-from types import TracebackType
 from typing import Self
 
 _REQUEST = (
@@ -12,7 +11,7 @@ _REQUEST = (
     b"Accept-Encoding: gzip\r\nAccept-Language: en\r\nCookie: a=b; c=d\r\n\r\n"
 )
 _BODY = b"Hello, world!\n"
-_MOST = 4096
+_MAX_RESPONSE = 4096
 
 
 class HTTPLoad:
@@ -20,7 +19,7 @@ class HTTPLoad:
 
     Args:
         port: the server's port.
-        connections: how many.
+        connections: the number of connections.
     """
 
     def __init__(self, port: int, connections: int) -> None:
@@ -34,10 +33,10 @@ class HTTPLoad:
             self._socks.append(sock)
 
     def run(self, requests: int) -> None:
-        """Make this many requests, and check each answer's status.
+        """Send this many requests, and check the status of each response.
 
         Raises:
-            SystemExit: one is not 200, or a connection ended.
+            SystemExit: if a status is not 200, or a connection ended.
         """
         begun = done = 0
         for sock in self._socks[:requests]:
@@ -48,13 +47,13 @@ class HTTPLoad:
                 sock = key.data
                 data = self._parts.pop(sock, b"") + sock.recv(65536)
                 if not data.endswith(_BODY):
-                    # Headers and body may come apart.
+                    # Headers and body may arrive separately.
                     self._parts[sock] = data
-                    if len(data) > _MOST or data == b"":
-                        raise SystemExit(f"this is no whole answer: {data[:200]!r}")
+                    if len(data) > _MAX_RESPONSE or data == b"":
+                        raise SystemExit(f"this is not a complete response: {data[:200]!r}")
                     continue
                 if not data.startswith(b"HTTP/1.1 200"):
-                    raise SystemExit(f"this is another answer: {data[:200]!r}")
+                    raise SystemExit(f"unexpected response: {data[:200]!r}")
                 done += 1
                 if begun < requests:
                     sock.sendall(_REQUEST)
@@ -63,12 +62,7 @@ class HTTPLoad:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         for sock in self._socks:
             sock.close()
         self._selector.close()

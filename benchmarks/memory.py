@@ -1,4 +1,4 @@
-"""Resident memory: growth over many requests, and the price of an idle kept connection.
+"""Resident memory: growth over many requests, and memory per idle kept connection.
 
 python benchmarks/memory.py [--requests N] [--connections N]
 """
@@ -16,7 +16,7 @@ KIB = 1024
 
 
 def growth(worker: str, requests: int) -> None:
-    """Growth of RSS over multiplexed requests, after a warm-up."""
+    """Return the growth of RSS over multiplexed requests, after a warm-up."""
     server = vsgi(worker, "app", {0, 1}, "--worker", worker)
     try:
         load(server, None, requests=50000, connections=4, in_flight=64)
@@ -32,7 +32,7 @@ def growth(worker: str, requests: int) -> None:
 
 
 def idle(worker: str, count: int) -> None:
-    """RSS per idle kept connection, each of which has served a request."""
+    """Return the RSS per idle kept connection that has served a request."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 256), hard))
     server = vsgi(worker, "app", {0, 1}, "--worker", worker)

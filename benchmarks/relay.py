@@ -1,10 +1,10 @@
-"""The price of the relay: CPU per request of nginx, relay and server, with the relay and without.
+"""Cost of the relay: CPU time per request of nginx, relay and server, with and without the relay.
 
     python benchmarks/relay.py [--rounds N] [--requests N]
 
-nginx answers hello world, from a server to which it connects directly or through the relay, with a
-FastCGI connection for each request (as it is without ``keepalive``) or with kept ones. Rows take
-turns, each process is started anew for each, and medians are printed.
+nginx gets hello world from a server, directly or through the relay. It opens a FastCGI connection
+for each request (without ``keepalive``), or keeps its connections. The rows take turns, and each
+turn starts new processes. The medians are printed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ ROWS = {
 
 
 def turn(row: str, requests: int, connections: int) -> list[float]:
-    """One turn of a row: CPU us/request of nginx, the server, and the relay if there is one."""
+    """Run one turn of a row; return CPU us/request of nginx, the server and the relay, if any."""
     relayed, kept = ROWS[row]
     port = free_port()
     quiet = ["--log-level", "warning"]

@@ -1,10 +1,10 @@
-"""Requests of random sizes, bodies both ways, some given up: no byte may be another's.
+"""Requests with random bodies and responses, some aborted: no byte may belong to another request.
 
     python benchmarks/soak.py [--requests N] [--connections N] [--greenlets N] [--seed N]
 
-The server is a process of its own; sizes are from 0 to 1 MB, as many of one magnitude as of
-another. Every answer has a digest of itself and of its request's number. Ends with an error at the
-first one that is wrong, and prints how many were right.
+The server is a separate process. Sizes are from 0 to 1 MB, with equal numbers of each magnitude.
+Every response contains a digest of its content and of its request's number. The run ends with an
+error at the first wrong response, and prints the number of correct ones.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
     python benchmarks/speed.py [--reference BARE_RESPONDER.py] [--rounds N] [--requests N]
 
-Every server takes one turn in each round, so that a machine that slows down or speeds up does
-it to all of them, and is started anew for it, because how a process happens to lie in memory
-makes a difference too. Ratios are made round by round against the first row, then the median of
-them is printed: the clock of the machine divides out. A load of "8 x 1" is 8 connections with
-one request in flight on each. With ``--reference`` the first row is the bare responder's
-``inline`` mode; without it, our own ``main``.
+Every server takes one turn in each round, so a change of the machine's speed affects all of them.
+Each turn starts a new process, because the memory layout of a process also makes a difference.
+Ratios to the first row are computed within each round, and their median is printed. This removes
+the speed of the machine. A load of "8 x 1" is 8 connections with
+one request in flight on each. With ``--reference``, the first row is the mode ``inline`` of the
+minimal responder; without it, ``--worker main`` of vsgi_fcgi.
 
-Where the load generator has a core to itself it spins instead of sleeping. Else each ``send`` of a
-server that is slower than the generator has to wake it, which costs that server some 3 us a
-request, and costs nothing to a server that keeps it busy.
+If the load generator runs alone on a core, it spins instead of sleeping. Otherwise each ``send`` of
+a server that is slower than the generator must wake it. This costs the server about 3 us per
+request, and nothing if the server keeps the generator busy.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def show(title: str, rows: Rows, base: str) -> None:
 
 
 def main() -> None:
-    """Run both settings: the server on one core, and on two."""
+    """Run both configurations: the server on one core, and on two."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--reference", help="path of the bare responder")
     parser.add_argument("--rounds", type=int, default=7)
@@ -96,7 +96,7 @@ def main() -> None:
         starters: dict[str, Callable[[], Measured]] = {}
         if options.reference:
             for mode in ("inline", "thread"):
-                name = f"ruler {mode}"
+                name = f"reference {mode}"
                 starters[name] = partial(reference, name, options.reference, mode, cpus)
         starters["main"] = partial(vsgi, "main", "app", cpus, "--worker", "main")
         starters["thread"] = partial(vsgi, "thread", "app", cpus, "--threads", options.threads)

@@ -1,4 +1,4 @@
-"""How the documentation is built: ``python -m sphinx -W -b html docs build/docs``."""
+"""Configuration of the documentation: ``python -m sphinx -W -b html docs build/docs``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ author = "The vsgi_fcgi developers"
 project_copyright = author
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "settings"]
+extensions = [
+    "myst_parser",
+    "settings",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
 exclude_patterns = ["_ext"]
 
-# Nothing is fetched: the site is built, and read, without a network.
+# The site loads nothing from the network, neither when it is built nor when it is read.
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
@@ -28,14 +34,20 @@ html_show_copyright = False
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 
-# Every reference must lead somewhere. What belongs to Python and its type system has its home in
-# documentation that is not here.
+# The copy button of a console session copies the commands only, without prompt and output.
+copybutton_prompt_text = "$ "
+copybutton_line_continuation_character = "\\"
+
+# Every reference must have a target. Names of Python and its type system are documented elsewhere.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|enum|socket|types|typing)\..*"),
-    # Single backticks in docstrings: a link where there is something to link to.
+    # Single backticks in docstrings become a link only if there is a target.
     ("py:obj", r".*"),
-    ("py:class", r"App|vsgi_fcgi\.(addresses\..*|server\.calls\.T|protocol\.framing\.E)"),
+    (
+        "py:class",
+        r"App|vsgi_fcgi\.(addresses\..*|server\.main_context_calls\.T|protocol\.records\.E)",
+    ),
     ("py:.*", r"(bool|bytes|bytearray|dict|float|frozenset|int|list|memoryview|object|str)"),
 ]
 default_role = "py:obj"

@@ -1,4 +1,4 @@
 #!/bin/sh
-# What Apache starts. mod_fcgid gives it PATH and what FcgidInitialEnv says, and nothing else of
-# Apache's environment. APP has no quotes: it is several words.
+# Apache starts this script. mod_fcgid sets PATH and the variables of FcgidInitialEnv, and no other
+# variables of Apache's environment. APP is not quoted, because it is several words.
 exec vsgi-fcgi $APP

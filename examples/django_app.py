@@ -1,4 +1,4 @@
-"""A whole Django project in one file. Serve it with ``vsgi-fcgi django_app:application``."""
+"""A complete Django project in one file. Serve it with ``vsgi-fcgi django_app:application``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ settings.configure(
     ALLOWED_HOSTS=["localhost", "127.0.0.1", "[::1]"],
     MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
     ROOT_URLCONF=__name__,
-    # Signs nothing here. A real project keeps a secret one to itself.
+    # Not used here. A real project needs a secret key.
     SECRET_KEY="an example",
 )
 
@@ -28,7 +28,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def greet(request: HttpRequest) -> HttpResponse:
-    """Greet whoever gave a name."""
+    """Greet the user by name."""
     name = request.GET.get("name") or "stranger"
     return HttpResponse(format_html("<p>Hello, {}!</p>", name))
 

@@ -19,5 +19,5 @@ def index() -> str:
 
 @app.route("/greet")
 def greet() -> str:
-    """Greet whoever gave a name."""
+    """Greet the user by name."""
     return f"<p>Hello, {escape(request.args.get('name') or 'stranger')}!</p>"

@@ -1,4 +1,4 @@
-"""A small WSGI app: it greets, and says what was asked for."""
+"""A small WSGI app: it greets, and shows the requested path."""
 
 from __future__ import annotations
 

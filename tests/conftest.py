@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,19 @@ from support.processes import ProcessGroup
 # Before anything of vsgi_fcgi is imported: who calls what from which context is checked in all
 # tests, and in the processes that they start.
 os.environ["VSGI_FCGI_CHECK_CONTRACT"] = "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape lone surrogates in what a test has logged.
+
+    The workers of a parallel run send their reports as UTF-8, and end where that is not possible.
+    """
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session")

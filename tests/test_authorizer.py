@@ -1,4 +1,4 @@
-"""The headers by which an authorizer gives variables to the web server."""
+"""Test the headers with which an authorizer gives variables to the web server."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def test_variables_are_headers() -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"": "x"}, "'' is not the name of a variable"),
-        ({"REMOTE-USER": "x"}, "'REMOTE-USER' is not the name of a variable"),
-        ({"A B": "x"}, "'A B' is not the name of a variable"),
-        ({"1A": "x"}, "'1A' is not the name of a variable"),
-        ({"A\n": "x"}, "is not the name of a variable"),
-        ({"\xc4": "x"}, "is not the name of a variable"),
-        ({b"A": "x"}, "b'A' is not the name of a variable"),
-        ({"A": 1}, "the variable A must be str, not int"),
-        ({"A": "a\r\nB: c"}, r"the variable A holds '\r', which no header can"),
-        ({"A": "a\0"}, r"the variable A holds '\x00', which no header can"),
-        ({"A": "a\x7f"}, r"the variable A holds '\x7f', which no header can"),
-        ({"A": " a"}, "the variable A begins or ends with a space: ' a'"),
-        ({"A": "a "}, "the variable A begins or ends with a space: 'a '"),
-        ({"A": "\u20ac"}, "the variable A holds '\u20ac', which no header can"),
+        ({"": "x"}, "'' is not a valid variable name"),
+        ({"REMOTE-USER": "x"}, "'REMOTE-USER' is not a valid variable name"),
+        ({"A B": "x"}, "'A B' is not a valid variable name"),
+        ({"1A": "x"}, "'1A' is not a valid variable name"),
+        ({"A\n": "x"}, "is not a valid variable name"),
+        ({"\xc4": "x"}, "is not a valid variable name"),
+        ({b"A": "x"}, "b'A' is not a valid variable name"),
+        ({"A": 1}, "variable A: must be str, not int"),
+        ({"A": "a\r\nB: c"}, r"variable A: a header cannot contain '\r'"),
+        ({"A": "a\0"}, r"variable A: a header cannot contain '\x00'"),
+        ({"A": "a\x7f"}, r"variable A: a header cannot contain '\x7f'"),
+        ({"A": " a"}, "variable A: ' a' begins or ends with a space"),
+        ({"A": "a "}, "variable A: 'a ' begins or ends with a space"),
+        ({"A": "\u20ac"}, "variable A: a header cannot contain '\u20ac'"),
     ],
     ids=ascii,
 )

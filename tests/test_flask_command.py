@@ -1,4 +1,4 @@
-"""``flask --app … fcgi`` with the real Flask."""
+"""Test ``flask --app … fcgi`` with the real Flask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.fcgi import Client
+from support.fcgi.peer import Client
 from support.processes import Process, ProcessGroup, wait_until
 
 APP = """\
@@ -80,7 +80,9 @@ def test_an_app_factory(processes: ProcessGroup) -> None:
 def test_it_is_one_of_the_commands(processes: ProcessGroup) -> None:
     argv = [sys.executable, "-m", "flask", "--help"]
     text = subprocess.run(argv, capture_output=True, text=True, timeout=40, check=True).stdout
-    assert re.search(r"^  fcgi +Serve the app to a web server, by FastCGI\.$", text, re.MULTILINE)
+    assert re.search(
+        r"^  fcgi +Serve the app to a web server through FastCGI\.$", text, re.MULTILINE
+    )
     text = run(processes, "--help").stdout
     assert text.startswith("usage: flask fcgi [OPTIONS]\n")
     assert "--max-body-bytes" in text
@@ -97,9 +99,9 @@ def test_check_config(processes: ProcessGroup) -> None:
     [
         ("shop", (), "fd 0 is not a listening socket; "),
         ("shop", ("--threads", "0"), "--threads is 0, but must be at least 1"),
-        ("shop", ("--thread", "1"), "there is no option --thread; did you mean --threads?"),
-        ("shop", ("other:app",), "other:app is one argument too many; flask fcgi --help"),
-        ("shop", ("gateway",), "gateway is one argument too many; flask fcgi --help"),
+        ("shop", ("--thread", "1"), "--thread: there is no such option; did you mean --threads?"),
+        ("shop", ("other:app",), "other:app: unexpected argument; see flask fcgi --help"),
+        ("shop", ("gateway",), "gateway: unexpected argument; see flask fcgi --help"),
         ("stop", ("--socket", "app.sock"), "Could not import 'stop'."),
         ("shop:app", ("--socket", "app.sock"), "Failed to find attribute 'app' in 'shop'."),
     ],
@@ -121,14 +123,14 @@ def test_an_app_that_cannot_be_imported(processes: ProcessGroup, source: Path) -
 
 
 def test_an_app_whose_threads_go_on(processes: ProcessGroup, source: Path) -> None:
-    """They do not keep the process from its end."""
+    """They keep the process from its end no longer than the graceful timeout."""
     goes_on = (
         "import threading\n\nthreading.Thread(target=threading.Event().wait, daemon=False).start()"
     )
     source.write_text(APP + goes_on)
-    process = start(processes)
+    process = start(processes, "--graceful-timeout", "1")
     assert shown(processes) == "hello us /show True"
-    assert process.stop(within=5) == 0
+    assert process.stop(within=5) == 1
 
 
 def test_reload(processes: ProcessGroup, source: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scripts that were made for flup: the names, what they do here, and what they are warned of."""
+"""Test scripts that were written for flup: the names, their effects, and the warnings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import records
-from support.fcgi import Client, request_params
+from support.fcgi import records
+from support.fcgi.peer import Client, request_params
 from support.flup import FlupScript, connects, listens, write_script
 from support.processes import ProcessGroup, unmeasured, wait_until
 
@@ -72,7 +72,7 @@ def test_the_order_of_the_arguments() -> None:
         warnings.simplefilter("error")
         fcgi.WSGIServer(app, {}, True, False, ("", 9000), 0, True, False, (1,), False)
         fcgi_single.WSGIServer(app, {}, "app.sock", 0, True, False, (1,), False)
-    with pytest.warns(UserWarning, match="^timeout=9 is not honoured: "):
+    with pytest.warns(UserWarning, match="^timeout=9 is ignored: "):
         fcgi_fork.WSGIServer(
             app, {}, "app.sock", 0, True, False, (1,), False, 9, maxChildren=1, maxRequests=0
         )
@@ -81,22 +81,22 @@ def test_the_order_of_the_arguments() -> None:
 @pytest.mark.parametrize(
     ("server", "arguments", "sentence"),
     [
-        (fcgi, {"minSpare": 1}, "minSpare=1 is not honoured: all threads are there"),
-        (fcgi, {"maxSpare": 5}, "maxSpare=5 is not honoured: all threads are there"),
-        (fcgi, {"debug": True}, "debug=True is not honoured: tracebacks are in the log"),
-        (fcgi_single, {"debug": True}, "debug=True is not honoured: tracebacks are in the log"),
-        (fcgi_fork, {}, "maxChildren=50 is not honoured: this process serves alone"),
-        (fcgi_fork, {"maxChildren": 1, "minSpare": 2}, "minSpare=2 is not honoured: there is one"),
-        (fcgi_fork, {"maxChildren": 1, "maxSpare": 2}, "maxSpare=2 is not honoured: there is one"),
+        (fcgi, {"minSpare": 1}, "minSpare=1 is ignored: all threads start"),
+        (fcgi, {"maxSpare": 5}, "maxSpare=5 is ignored: all threads start"),
+        (fcgi, {"debug": True}, "debug=True is ignored: tracebacks are written to the log"),
+        (fcgi_single, {"debug": True}, "debug=True is ignored: tracebacks are written to the log"),
+        (fcgi_fork, {}, "maxChildren=50 is ignored: there is one process"),
+        (fcgi_fork, {"maxChildren": 1, "minSpare": 2}, "minSpare=2 is ignored: there is one"),
+        (fcgi_fork, {"maxChildren": 1, "maxSpare": 2}, "maxSpare=2 is ignored: there is one"),
         (
             fcgi_fork,
             {"maxChildren": 1, "maxRequests": 100},
-            "maxRequests=100 is not honoured: the process is not replaced",
+            "maxRequests=100 is ignored: the process is not replaced",
         ),
         (
             fcgi_fork,
             {"maxChildren": 1, "sockTimeout": 3},
-            "sockTimeout=3 is not honoured: see receive_timeout",
+            "sockTimeout=3 is ignored: set receive_timeout",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -216,8 +216,8 @@ def test_who_may_connect(processes: ProcessGroup, umask: int, arguments: str, mo
     before.write_text(text.replace("import sys\n", f"import os, sys\nos.umask({umask})\n", 1))
     processes.start([str(before)])
     path = processes.folder / "app.sock"
-    wait_until(path.exists, "the socket")
-    assert stat.S_IMODE(path.stat().st_mode) == mode
+    # It gets its mode after it is bound, and before anybody can connect.
+    wait_until(lambda: path.exists() and stat.S_IMODE(path.stat().st_mode) == mode, "the mode")
 
 
 def test_a_port(processes: ProcessGroup) -> None:
@@ -234,7 +234,7 @@ def test_a_hangup_ends_a_run_and_the_script_decides(processes: ProcessGroup) -> 
     for times in (1, 2):
         assert environ_of(str(script.socket))["REQUEST_METHOD"] == "GET"
         script.process.send_signal(signal.SIGHUP)
-        wait_until(lambda n=times: script.process.log().count("once more") == n, "the next run")  # type: ignore[misc]
+        wait_until(lambda n=times: script.process.log().count("again") == n, "the next run")  # type: ignore[misc]
         wait_until(script.listens, "the script to listen")
     assert environ_of(str(script.socket))["REQUEST_METHOD"] == "GET"
     assert script.process.stop() == 0
@@ -245,7 +245,7 @@ def test_a_hangup_gives_descriptor_0_back(processes: ProcessGroup) -> None:
         script = FlupScript(processes, stdin=sock)
         assert environ_of(sock.getsockname())["REQUEST_METHOD"] == "GET"
         script.process.send_signal(signal.SIGHUP)
-        script.process.wait_for_log("once more")
+        script.process.wait_for_log("again")
         assert environ_of(sock.getsockname())["REQUEST_METHOD"] == "GET"
         assert script.process.stop() == 0
 
@@ -260,7 +260,7 @@ def test_nohup(processes: ProcessGroup) -> None:
     process.send_signal(signal.SIGHUP)
     assert environ_of(str(path))["REQUEST_METHOD"] == "GET"
     assert process.stop() == 0
-    assert "once more" not in process.log()
+    assert "again" not in process.log()
 
 
 @pytest.mark.parametrize(
@@ -322,3 +322,29 @@ def test_outside_of_the_main_thread(processes: ProcessGroup) -> None:
     with Client(str(path)) as client:
         assert client.get("/").status == 200
     assert process.stop() == -signal.SIGTERM
+
+
+# Modules that are not here.
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("scgi", "does not support SCGI; use vsgi_fcgi.flup.fcgi"),
+        ("scgi_fork", "does not support SCGI; use vsgi_fcgi.flup.fcgi"),
+        ("ajp", "does not support AJP; use vsgi_fcgi.flup.fcgi"),
+        ("cgi", "use vsgi_fcgi.flup.fcgi, whose WSGIServer answers"),
+        ("fcgi_base", "has WSGIServer in fcgi, fcgi_single and fcgi_fork"),
+        ("gateway", "has WSGIServer in fcgi, fcgi_single and fcgi_fork"),
+    ],
+)
+def test_other_modules_of_flup_say_what_to_do(name: str, advice: str) -> None:
+    with pytest.raises(ImportError, match=re.escape(advice)) as caught:
+        importlib.import_module(f"vsgi_fcgi.flup.{name}")
+    assert caught.value.name == f"vsgi_fcgi.flup.{name}"
+    assert "\n" not in str(caught.value)
+
+
+def test_what_flup_never_had_is_not_found_as_ever() -> None:
+    with pytest.raises(ModuleNotFoundError, match="No module named"):
+        importlib.import_module("vsgi_fcgi.flup.nothing")

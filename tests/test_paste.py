@@ -1,4 +1,4 @@
-"""A server in a file of PasteDeploy."""
+"""Test a server in a file of PasteDeploy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from paste.deploy import loadserver  # type: ignore[import-untyped]
-from support.fcgi import Client
+from support.fcgi.peer import Client
 from support.flup import listens
-from support.frontends import APPS, EXAMPLES
-from support.hosts import replaced
+from support.front_ends.hosts import replaced
+from support.front_ends.servers import APPS, EXAMPLES
 from support.processes import Process, ProcessGroup, free_port, wait_until
 
 from vsgi_fcgi.exceptions import UsageError
@@ -55,7 +55,7 @@ def start(group: ProcessGroup, lines: str, stdin: socket.socket | None = None) -
 
 
 def test_a_server(processes: ProcessGroup) -> None:
-    """As other servers of Paste are told where to listen, and as ``vsgi-fcgi`` is."""
+    """Addresses as for other servers of Paste, and as for ``vsgi-fcgi``."""
     path, port = processes.folder / "app.sock", free_port()
     lines = f"host = 127.0.0.1\nport = {port}\nsocket = {path}\nbind = unix:{path}.2, unix:{path}.3"
     process = start(processes, f"{lines}\nsocket-mode = 0600\nworker = main\n")
@@ -95,13 +95,13 @@ def test_descriptor_0(processes: ProcessGroup) -> None:
     [
         (
             "thread = 3",
-            "there is no setting thread for a server of vsgi-fcgi; did you mean threads",
+            "thread: vsgi-fcgi has no such setting; did you mean threads",
         ),
-        ("user = www-data", "there is no setting user for a server of vsgi-fcgi; "),
-        ("threads = many", "threads: 'many' is no whole number"),
+        ("user = www-data", "user: vsgi-fcgi has no such setting; "),
+        ("threads = many", "threads: 'many' is not a whole number"),
         ("threads = 0", "threads is 0, but must be at least 1"),
-        ("host = 127.0.0.1", "--address 127.0.0.1 has no port; "),
-        ("bind = /run/a.sock, 9000", "cannot listen on '9000': write 127.0.0.1:9000"),
+        ("host = 127.0.0.1", "--address 127.0.0.1: the port is missing; "),
+        ("bind = /run/a.sock, 9000", "'9000' is not a usable address: write 127.0.0.1:9000"),
     ],
 )
 def test_a_section_that_has_to_be_mended(tmp_path: Path, lines: str, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""``manage.py runfcgi`` in a real project of Django."""
+"""Test ``manage.py runfcgi`` in a real Django project."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from support.django_project import DjangoProject
-from support.fcgi import Client
+from support.fcgi.peer import Client
 from support.processes import Process, ProcessGroup, wait_until
 
-from vsgi_fcgi.cli.options import OPTIONS
-from vsgi_fcgi.django.words import read_words
+from vsgi_fcgi.cli.commands import SERVE
+from vsgi_fcgi.django.management.commands.runfcgi import read_words
 from vsgi_fcgi.exceptions import UsageError
 
 
@@ -69,20 +69,20 @@ def test_words(words: list[str], given: dict[str, Any]) -> None:
 def test_words_that_are_not_honoured(word: str) -> None:
     given, warnings = read_words([word])
     assert given == {}
-    assert [text.partition(":")[0] for text in warnings] == [f"{word} is not honoured"]
+    assert [text.partition(":")[0] for text in warnings] == [f"{word} is ignored"]
 
 
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("daemonize=true", "daemonize=true is not done: it stays in the foreground; "),
-        ("protocol=scgi", "protocol=scgi is not spoken here; "),
-        ("protocol=http", "protocol=http: it must be one of fcgi, scgi, ajp"),
-        ("method=forked", "method=forked: it must be one of prefork, threaded"),
-        ("port=web", "port=web: 'web' is no whole number; --port is its new name"),
-        ("pidfle=/run/x", "runfcgi does not know pidfle=/run/x; did you mean pidfile?"),
-        ("socket", "runfcgi does not know socket; did you mean socket?"),
-        ("start", "runfcgi does not know start; manage.py help runfcgi lists"),
+        ("daemonize=true", "daemonize=true: the command always runs in the foreground; "),
+        ("protocol=scgi", "protocol=scgi: only FastCGI is supported; "),
+        ("protocol=http", "protocol=http: the value must be one of fcgi, scgi, ajp"),
+        ("method=forked", "method=forked: the value must be one of prefork, threaded"),
+        ("port=web", "port=web: 'web' is not a whole number; the new option is --port"),
+        ("pidfle=/run/x", "pidfle=/run/x: unknown argument of runfcgi; did you mean pidfile?"),
+        ("socket", "socket: unknown argument of runfcgi; did you mean socket?"),
+        ("start", "start: unknown argument of runfcgi; see manage.py help"),
     ],
 )
 def test_words_that_are_refused(word: str, sentence: str) -> None:
@@ -100,7 +100,7 @@ def test_words_of_old(project: DjangoProject) -> None:
     assert (answer["says"], answer["path"], answer["url"]) == ("hello", "/show", "/show")
     assert (answer["folder"], answer["umask"]) == (str(project.folder), 0o002)
     assert answer["multithread"] is True
-    assert "runfcgi: maxrequests=9 is not honoured: " in process.log()
+    assert "runfcgi: maxrequests=9 is ignored: " in process.log()
     assert process.stop() == 0
     assert not path.exists()
     assert not pid_file.exists()
@@ -119,7 +119,7 @@ def test_options_of_today(project: DjangoProject) -> None:
     assert re.search(r"threads = 3 +# pyproject.toml", run.stdout)
     # manage.py's own help has them all.
     text = project.run("help", "runfcgi").stdout
-    names = {f"--{name.replace('_', '-')}" for name in OPTIONS if name != "app"}
+    names = {f"--{name.replace('_', '-')}" for name in SERVE.fields if name != "app"}
     assert names <= set(re.findall(r"--[a-z0-9-]+", text))
     assert "KEY=VALUE" in text
 
@@ -146,7 +146,7 @@ def _no_app(project: DjangoProject) -> tuple[str, ...]:
     [
         (_no_words, "fd 0 is not a listening socket; "),
         (lambda project: ("--threads", "0"), "--threads is 0, but must be at least 1"),
-        (lambda project: ("daemonize=true",), "daemonize=true is not done: "),
+        (lambda project: ("daemonize=true",), "daemonize=true: the command always runs"),
         (_no_app, "mysite.wsgi has no attribute aplication; did you mean application"),
     ],
 )
@@ -169,10 +169,10 @@ def test_reload(project: DjangoProject) -> None:
 
 
 def test_an_app_whose_threads_go_on(project: DjangoProject) -> None:
-    """They do not keep the process from its end."""
+    """They keep the process from its end no longer than the graceful timeout."""
     with project.views.open("a") as file:
         file.write("threading.Thread(target=threading.Event().wait, daemon=False).start()\n")
     path = project.group.folder / "app.sock"
-    process = start(project, "--socket", str(path))
+    process = start(project, "--socket", str(path), "--graceful-timeout", "1")
     assert shown(path)["says"] == "hello"
-    assert process.stop(within=5) == 0
+    assert process.stop(within=5) == 1

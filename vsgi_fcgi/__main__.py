@@ -1,4 +1,4 @@
-"""``python -m vsgi_fcgi``, which is the command ``vsgi-fcgi``."""
+"""Run the command ``vsgi-fcgi`` as ``python -m vsgi_fcgi``."""
 
 from __future__ import annotations
 

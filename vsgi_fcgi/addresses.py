@@ -1,6 +1,6 @@
-"""What to listen on: the words of the person who starts the server, made into addresses.
+"""Parse the addresses that a user gives on the command line.
 
-Nothing is opened or resolved here; `vsgi_fcgi.server.listeners` does that.
+This module opens no sockets and resolves no host names; `vsgi_fcgi.listen.listeners` does that.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from vsgi_fcgi.exceptions import UsageError
 
@@ -17,12 +17,17 @@ IPVersion = Literal[4, 6]
 _FORMS = "HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, fd://N or systemd:NAME"
 
 
+# sockaddr_un.sun_path has 108 bytes, including a NUL at the end of a path or at the beginning of
+# an abstract name.
+MAX_NAME: Final = 107
+
+
 @dataclass(frozen=True, slots=True)
 class DescriptorAddress:
-    """A listening socket that the process was started with.
+    """Listening socket that the process was started with.
 
     Attributes:
-        fd: its number; 0 is where FastCGI puts it (section 2.2 of the specification).
+        fd: number of the descriptor; FastCGI passes the socket as 0 (specification, section 2.2).
     """
 
     fd: int
@@ -36,7 +41,7 @@ class SystemdAddress:
     """Listening sockets that systemd passes to the process.
 
     Attributes:
-        name: those with this FileDescriptorName, which may be several; empty for all.
+        name: FileDescriptorName of the sockets, which several may share; empty for all sockets.
     """
 
     name: str = ""
@@ -47,10 +52,10 @@ class SystemdAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A UNIX socket in the file system.
+    """UNIX socket in the file system.
 
     Attributes:
-        path: the path as it was typed, relative or not.
+        path: absolute or relative path.
     """
 
     path: str
@@ -61,10 +66,10 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class AbstractAddress:
-    """A Linux abstract socket, which has a name but no file.
+    """Abstract UNIX socket of Linux, which has a name but no file.
 
     Attributes:
-        name: the name without its leading NUL byte, which people write as ``@``.
+        name: the name without the leading NUL byte, which is written as ``@``.
     """
 
     name: str
@@ -75,13 +80,14 @@ class AbstractAddress:
 
 @dataclass(frozen=True, slots=True)
 class InetAddress:
-    """A TCP address.
+    """TCP address.
 
     Attributes:
-        host: an IP address without brackets, or a host name, resolved when it is opened.
-        port: 0 for any port that is free.
-        optional: the second family of a ``--port``: it is no error if this machine lacks the
-            family, and a random port is, where possible, that of the address before.
+        host: an IP address without brackets, or a host name, which is resolved on opening.
+        port: port number; 0 for any free port.
+        optional: True for the second IP version of a ``--port``. The address is skipped if this
+            machine does not support the version. A random port is, if possible, the same as that
+            of the preceding address.
         version: the only IP version that a host name may resolve to; None for both.
     """
 
@@ -98,27 +104,30 @@ Address = DescriptorAddress | SystemdAddress | UnixAddress | AbstractAddress | I
 
 
 def parse_bind(text: str) -> Address:
-    """Read an address in the forms that other WSGI servers take for ``--bind``.
+    """Parse an address in the forms that other WSGI servers accept for ``--bind``.
 
     Args:
         text: ``127.0.0.1:9000``, ``[::1]:9000``, ``localhost:9000``, ``unix:/run/app.sock``,
             ``unix:///run/app.sock``, ``unix:@name``, ``fd://0``, ``fd:0``, ``systemd:``,
-            ``systemd:name``, or a path that starts with ``/``, ``./`` or ``../``.
+            ``systemd:name``, a path that starts with ``/``, ``./`` or ``../``, or a URI as in
+            `Server.uris`: ``fcgi://127.0.0.1:9000/``, ``fcgi+unix:///run/app.sock``.
 
     Returns:
         The address; a host name in it is not resolved yet.
 
     Raises:
-        UsageError: the text is none of these; the message says what to write instead.
+        UsageError: the text has none of these forms; the message says what to write instead.
     """
     text = text.strip()
     scheme, colon, rest = text.partition(":")
-    if colon and scheme == "unix":
+    if colon and scheme in ("unix", "fcgi+unix"):
         return _parse_unix(rest.removeprefix("//"))
+    if scheme == "fcgi" and rest.startswith("//"):
+        return parse_bind(rest.removeprefix("//").removesuffix("/"))
     if colon and scheme == "fd":
         number = rest.removeprefix("//")
         if not _is_number(number):
-            raise _refusal(text, "write the descriptor's number, as in fd://0")
+            raise _refusal(text, "write the number of the descriptor, as in fd://0")
         return DescriptorAddress(int(number))
     if colon and scheme == "systemd":
         return _parse_systemd(text, rest)
@@ -127,13 +136,13 @@ def parse_bind(text: str) -> Address:
     if "://" in text:
         raise _refusal(text, f"write {_FORMS}")
     if "/" in text or text.endswith(".sock"):
-        raise _refusal(text, f"write unix:{text} if it is the path of a socket")
+        raise _refusal(text, f"for the path of a socket, write unix:{text}")
     if _is_number(text.removeprefix(":")):
         digits = text.removeprefix(":")
         raise _refusal(text, f"write 127.0.0.1:{digits}, or 0.0.0.0:{digits} for every interface")
     host, port = _split_host(text)
     if port is None:
-        raise _refusal(text, f"write {_FORMS}; a port is missing here")
+        raise _refusal(text, f"the port is missing; write {_FORMS}")
     return InetAddress(host, port)
 
 
@@ -148,27 +157,27 @@ def addresses_from_options(
     ipv6_only: bool = False,
     bind: Sequence[str] = (),
 ) -> list[Address]:
-    """Read VSGI's own options, and ``--bind`` beside them, into one list.
+    """Combine VSGI's listening options and ``--bind`` into one list of addresses.
 
     Args:
         address: HOST:PORT, or a HOST that is combined with every port.
         port: ports on loopback, or on the hosts of `address` that have no port; 0 is random.
-        socket: paths of UNIX sockets; ``@name`` is an abstract one.
+        socket: paths of UNIX sockets; ``@name`` is an abstract name.
         file_descriptor: descriptors of listening sockets that the process was started with.
-        any: ports are opened on every interface and not on loopback.
-        ipv4_only: IPv6 is left alone.
-        ipv6_only: IPv4 is left alone.
+        any: open the ports on every interface instead of loopback.
+        ipv4_only: do not use IPv6.
+        ipv6_only: do not use IPv4.
         bind: addresses in the forms of `parse_bind`.
 
     Returns:
-        Addresses, ports, sockets, descriptors, then `bind`, each in the order given; the
-        descriptor 0 if nothing was asked for.
+        Addresses, ports, sockets, descriptors, then `bind`, each in the order given; descriptor 0
+        if all options are empty.
 
     Raises:
-        UsageError: something cannot be read, or two options contradict each other.
+        UsageError: a value is invalid, or two options contradict each other.
     """
     if ipv4_only and ipv6_only:
-        raise UsageError("--ipv4-only and --ipv6-only exclude each other; give one of them or none")
+        raise UsageError("--ipv4-only and --ipv6-only exclude each other; remove one of them")
     version: IPVersion | None = 4 if ipv4_only else 6 if ipv6_only else None
     for number in port:
         _check_port(number, f"--port {number}")
@@ -179,11 +188,14 @@ def addresses_from_options(
         host, own_port = _split_address(text)
         bare_hosts = bare_hosts or own_port is None
         if own_port is None and not port:
-            raise UsageError(f"--address {text} has no port; write HOST:PORT or add --port")
+            raise UsageError(
+                f"--address {text}: the port is missing; write HOST:PORT or add --port"
+            )
         found += [InetAddress(host, p) for p in (port if own_port is None else [own_port])]
     if any and (bare_hosts or not port):
         raise UsageError(
-            "--any says where --port listens, so it needs a --port and no --address without a port"
+            "--any: the option changes where --port listens; add --port, and remove any --address"
+            " without a port"
         )
     if not bare_hosts:
         for number in port:
@@ -191,7 +203,7 @@ def addresses_from_options(
     found += [_parse_unix(path) for path in socket]
     for fd in file_descriptor:
         if fd < 0:
-            raise UsageError(f"--file-descriptor {fd} is no descriptor; they count from 0")
+            raise UsageError(f"--file-descriptor {fd}: a descriptor cannot be negative")
         found.append(DescriptorAddress(fd))
     found += [parse_bind(text) for text in bind]
 
@@ -202,7 +214,7 @@ def addresses_from_options(
 
 
 def _both_families(port: int, any: bool, version: IPVersion | None) -> Iterable[InetAddress]:
-    """A ``--port`` as VSGI means it: IPv4, and IPv6 where the machine has it."""
+    """Return the addresses of a ``--port`` as VSGI defines it: IPv4, and IPv6 if supported."""
     if version != 6:
         yield InetAddress("0.0.0.0" if any else "127.0.0.1", port)
     if version != 4:
@@ -210,10 +222,10 @@ def _both_families(port: int, any: bool, version: IPVersion | None) -> Iterable[
 
 
 def _restricted(address: Address, version: IPVersion) -> Address:
-    """The same address held to one IP version.
+    """Restrict an address to one IP version.
 
     Raises:
-        UsageError: it is a literal address of the other version.
+        UsageError: the address is an IP address of the other version.
     """
     if not isinstance(address, InetAddress):
         return address
@@ -223,47 +235,48 @@ def _restricted(address: Address, version: IPVersion) -> Address:
         return replace(address, version=version)
     if literal.version != version:
         raise UsageError(
-            f"{address} is an IPv{literal.version} address, which --ipv{version}-only excludes"
+            f"{address}: --ipv{version}-only excludes this IPv{literal.version} address;"
+            " remove the option or the address"
         )
     return address
 
 
 def _refuse_repeats(addresses: Iterable[Address]) -> None:
-    """Say that an address is named twice, where opening it would only say that it is in use."""
+    """Raise a UsageError for a repeated address; opening it would only report "in use"."""
     seen: set[str] = set()
     addresses = list(addresses)
     if str(SystemdAddress()) in map(str, addresses):
         for address in addresses:
             if isinstance(address, SystemdAddress) and address.name:
                 raise UsageError(
-                    f"systemd: is all sockets and {address} some of them; name one or the other"
+                    f"{address}: systemd: already includes this socket; remove one of the two"
                 )
     for address in addresses:
         if isinstance(address, InetAddress) and address.port == 0:
             continue
         if str(address) in seen:
-            raise UsageError(f"{address} is named twice; name it once")
+            raise UsageError(f"{address}: the address is given twice; remove one")
         seen.add(str(address))
 
 
 def _parse_unix(path: str) -> UnixAddress | AbstractAddress:
-    """A path, or ``@name`` for an abstract socket.
+    """Parse a path, or ``@name`` for an abstract socket.
 
     Raises:
-        UsageError: it is empty or holds a NUL.
+        UsageError: the text is empty or contains a NUL.
     """
     if path in ("", "@"):
-        raise UsageError("a UNIX socket has no name here; write unix:/run/app.sock or unix:@name")
+        raise _refusal(f"unix:{path}", "the name is empty; write unix:/run/app.sock or unix:@name")
     if "\0" in path:
-        raise UsageError(f"the name of the UNIX socket {path!r} holds a NUL; write it without")
+        raise _refusal(path, "a path cannot contain a NUL byte; remove it")
     return AbstractAddress(path[1:]) if path.startswith("@") else UnixAddress(path)
 
 
 def _parse_systemd(text: str, name: str) -> SystemdAddress:
-    """The name of sockets that systemd passes; none for all of them.
+    """Parse the name of sockets that systemd passes; empty for all sockets.
 
     Raises:
-        UsageError: no socket can have such a name.
+        UsageError: the name is invalid.
     """
     if ":" in name or "/" in name:
         raise _refusal(text, "write systemd:NAME with the FileDescriptorName of a .socket unit")
@@ -271,38 +284,42 @@ def _parse_systemd(text: str, name: str) -> SystemdAddress:
 
 
 def _split_address(text: str) -> tuple[str, int | None]:
-    """The host and, if it has one, the port of an ``--address``.
+    """Split an ``--address`` into its host and its port, which may be None.
 
     Raises:
-        UsageError: it is neither HOST:PORT nor HOST.
+        UsageError: the text is neither HOST:PORT nor HOST.
     """
     text = text.strip()
     try:
-        # Without brackets an IPv6 address can only be one without a port.
+        # An IPv6 address without brackets cannot have a port.
         return str(ipaddress.IPv6Address(text)), None
     except ValueError:
         pass
     if "/" in text or text.startswith(("unix:", "fd:")):
-        raise UsageError(f"--address takes HOST:PORT or HOST; write --bind {text} instead")
+        raise UsageError(
+            f"--address {text}: the value must be HOST:PORT or HOST; write --bind {text} instead"
+        )
     if not text or _is_number(text.removeprefix(":")):
-        raise _refusal(text, "--address takes HOST:PORT or HOST, and --port a port alone")
+        raise _refusal(text, "write --address with HOST:PORT or HOST, or --port with a port")
     return _split_host(text)
 
 
 def _split_host(text: str) -> tuple[str, int | None]:
-    """Split ``host``, ``host:port``, ``[ipv6]`` or ``[ipv6]:port``.
+    """Split ``host``, ``host:port``, ``[ipv6]`` or ``[ipv6]:port`` into host and port.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text has none of these forms.
     """
     if text.startswith("["):
         inner, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise _refusal(text, "write an IPv6 address as [::1]:9000")
+            raise _refusal(text, "write an IPv6 address as in [::1]:9000")
         try:
             host = str(ipaddress.IPv6Address(inner))
         except ValueError:
-            raise _refusal(text, f"{inner!r} is no IPv6 address; write one as [::1]:9000") from None
+            raise _refusal(
+                text, f"{inner!r} is not an IPv6 address; write one as in [::1]:9000"
+            ) from None
         port, colon = rest.removeprefix(":"), rest[:1]
     else:
         host, colon, port = text.partition(":")
@@ -313,26 +330,26 @@ def _split_host(text: str) -> tuple[str, int | None]:
     if not colon:
         return host, None
     if not _is_number(port):
-        raise _refusal(text, f"{port!r} is no port; write a number from 0 to 65535")
+        raise _refusal(text, f"{port!r} is not a port; write a number from 0 to 65535")
     return host, _check_port(int(port), text)
 
 
 def _check_port(port: int, text: str) -> int:
-    """Return the port.
+    """Return the port unchanged.
 
     Raises:
-        UsageError: it is out of range.
+        UsageError: the port is out of range.
     """
     if not 0 <= port <= 65535:
-        raise _refusal(text, "a port is a number from 0 to 65535")
+        raise _refusal(text, "the port must be a number from 0 to 65535")
     return port
 
 
 def _is_number(text: str) -> bool:
-    """Whether it is ASCII digits only, which ``int`` does not ask for, and fits a C int."""
+    """Return True for ASCII digits that fit a C int; ``int`` would also accept other digits."""
     return text.isascii() and text.isdigit() and len(text) <= 9
 
 
 def _refusal(text: str, advice: str) -> UsageError:
-    """The error for a text that names no address."""
-    return UsageError(f"cannot listen on {text!r}: {advice}")
+    """Return the error for a text that is not an address."""
+    return UsageError(f"{text!r} is not a usable address: {advice}")

@@ -1,29 +1,29 @@
-"""Every error that the package raises on purpose, from the lowest storey up."""
+"""Exceptions of the package, from the lowest layer to the highest."""
 
 from __future__ import annotations
 
 
 class VsgiFcgiError(Exception):
-    """The base of all errors that this package raises on purpose."""
+    """Base class of all exceptions of this package."""
 
 
 class ProtocolError(VsgiFcgiError):
-    """A rule of the FastCGI specification was broken."""
+    """Violation of the FastCGI specification."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The web server sent what the specification forbids; its connection cannot go on."""
+    """Violation by the peer, whose connection cannot continue."""
 
 
 class LocalProtocolError(ProtocolError):
-    """Our own side tried to send what the specification forbids: a bug in the caller."""
+    """Violation by the caller, which tried to send something invalid; a bug in the caller."""
 
 
 class ParamsError(ProtocolError):
-    """A block of name-value pairs that cannot be decoded or is over a limit.
+    """Block of name-value pairs that cannot be decoded or exceeds a limit.
 
     Attributes:
-        status: the HTTP status that answers it, 400 or 431.
+        status: HTTP status of the response, 400 or 431.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -32,30 +32,42 @@ class ParamsError(ProtocolError):
 
 
 class ResponseError(VsgiFcgiError):
-    """An app broke PEP 3333: bad headers, a second start_response, str instead of bytes."""
+    """Violation of PEP 3333 by an app, such as invalid headers, or str instead of bytes."""
 
 
 class ClientDisconnected(VsgiFcgiError, OSError):
-    """The web server gave the request up; what the app still writes goes nowhere."""
+    """The web server has aborted the request; further output of the app is discarded."""
+
+
+class RequestTimeout(BaseException):
+    """The request ran longer than ``--request-timeout``, so it must end now.
+
+    The server raises this in the app's thread, at any place of the app's code. It is not an
+    `Exception`, so that an app that catches all exceptions and tries again ends as well. The client
+    has already got a 504, or a broken response. What the app still returns is discarded.
+    """
+
+    def __str__(self) -> str:
+        return "the request ran longer than request_timeout"
 
 
 class MainContextClosed(VsgiFcgiError):
-    """The main context has ended; the function that was handed to it did not run."""
+    """The main context has ended, so a function that was passed to it did not run."""
 
 
 class UsageError(VsgiFcgiError):
-    """The person who starts the server asked for what cannot be done; one sentence says why."""
+    """Invalid setting or argument of the user; the message names the problem and its remedy."""
 
 
 class ListenError(UsageError):
-    """An address or descriptor that cannot be listened on."""
+    """The server cannot listen on an address or a descriptor."""
 
 
 class AppLoadError(UsageError):
-    """The app that was named cannot be found, or fails to import.
+    """The app cannot be found or imported.
 
     Attributes:
-        traceback: the app's own traceback where its code failed, else "".
+        traceback: traceback of the app if its code failed, else "".
     """
 
     def __init__(self, message: str, traceback: str = "") -> None:
@@ -64,14 +76,17 @@ class AppLoadError(UsageError):
 
 
 class UpstreamError(VsgiFcgiError):
-    """A request that was sent on to a FastCGI application server, and got no whole answer.
+    """A request to a FastCGI application server did not get a complete response.
 
     Attributes:
-        status: the HTTP status that says so to a client.
-        begun: whether a part of the answer had come before.
+        status: HTTP status for the client.
+        begun: True if a part of the response had arrived.
+        unsent: True if so little of the request was sent that no application can have begun
+            to process it.
     """
 
     status = 502
+    unsent = False
 
     def __init__(self, message: str, *, begun: bool = False) -> None:
         super().__init__(message)
@@ -79,24 +94,24 @@ class UpstreamError(VsgiFcgiError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No connection could be made; nothing was sent."""
+    """No connection to the application server could be opened; nothing was sent."""
 
 
 class UpstreamBroken(UpstreamError):
-    """The connection ended, or what came on it made no sense."""
+    """The connection ended early, or the application server sent invalid data."""
 
 
 class UpstreamTimeout(UpstreamError):
-    """No answer came, or no more of it, in the time that is allowed."""
+    """No response, or no further part of it, arrived within the timeout."""
 
     status = 504
 
 
 class UpstreamOverloaded(UpstreamError):
-    """The application server, or the queue before it, takes no more requests now."""
+    """The application server is overloaded, or the queue of requests for it is full."""
 
     status = 503
 
 
 class ReaderStalled(UpstreamError):
-    """Whoever asked does not read the answer; the rest of it was given up."""
+    """The client does not read the response; the rest of it was discarded."""

@@ -1,4 +1,4 @@
-"""A server for PasteDeploy's files: ``[server:main]`` with ``use = egg:vsgi-fcgi``."""
+"""Server for PasteDeploy files, ``[server:main]`` with ``use = egg:vsgi-fcgi``."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsgi_fcgi.addresses import Address
-from vsgi_fcgi.cli.command import Command, key_name, nearest
-from vsgi_fcgi.cli.options import ListeningOptions
+from vsgi_fcgi.cli.settings.command import Command, key_name
+from vsgi_fcgi.cli.settings.options import ListeningOptions
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.server import Server
-from vsgi_fcgi.wsgi.runner import App
+from vsgi_fcgi.settings import nearest
+from vsgi_fcgi.wsgi.response import App
 
 
 @dataclass(frozen=True, kw_only=True)
 class PasteOptions(ListeningOptions, Config):
-    """What a section can say: the rest belongs to whoever starts the process, such as pserve."""
+    """Settings of a section; those of the process belong to the program that starts it (pserve)."""
 
 
-PASTE = Command("paste", PasteOptions, library=(Config,), description="A section of a file.")
+PASTE = Command("paste", PasteOptions, description="A section of a PasteDeploy file.")
 
 _ALIASES = {"host": "address"}
-"""What servers of Paste have always been told."""
+"""Names of settings that other servers for PasteDeploy use."""
 
 
 def server_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[App], None]:
-    """Make a server as a section says.
+    """Create a server from a section of a PasteDeploy file.
 
     Args:
-        global_conf: what the file says to all.
-        **local_conf: what the section says.
+        global_conf: settings of the section ``[DEFAULT]``.
+        **local_conf: settings of the server's section.
 
     Returns:
-        A function that serves an app, until a signal says to stop.
+        A function that serves an app until a signal stops it.
 
     Raises:
-        UsageError: the section says what cannot be understood or done.
+        UsageError: a setting of the section is unknown or invalid.
     """
     options = read_section(local_conf)
     addresses: list[Address | None] = [None]
@@ -58,10 +59,10 @@ def server_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
 
 
 def read_section(section: Mapping[str, str]) -> PasteOptions:
-    """Read a section as the environment variables of ``vsgi-fcgi`` are read.
+    """Read a section with the rules for environment variables of ``vsgi-fcgi``.
 
     Raises:
-        UsageError: there is no such setting, or its value cannot be used.
+        UsageError: a setting is unknown, or its value is invalid.
     """
     names = {key_name(name): name for name in PASTE.fields}
     given: dict[str, Any] = {}
@@ -69,11 +70,11 @@ def read_section(section: Mapping[str, str]) -> PasteOptions:
         known = key_name(_ALIASES.get(key, key))
         if known not in names:
             advice = nearest(known, names) or "; see the settings of Server"
-            raise UsageError(f"there is no setting {key} for a server of vsgi-fcgi{advice}")
+            raise UsageError(f"{key}: vsgi-fcgi has no such setting{advice}")
         name = names[known]
         try:
-            given[name] = PASTE.kind(name).read_all(text)
+            given[name] = PASTE.converter(name).parse_all(text)
         except ValueError as error:
             raise UsageError(f"{key}: {error}") from None
     labels = {name: key_name(name) for name in given}
-    return typing.cast(PasteOptions, PASTE.make(given, labels))
+    return typing.cast(PasteOptions, PASTE.make_options(given, labels))

@@ -1,9 +1,10 @@
-"""How a setting is declared: a field of a frozen dataclass, with its help and its bounds."""
+"""Declare and check settings, which are fields of frozen dataclasses with help and bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import field, fields
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar
 
 from vsgi_fcgi.exceptions import UsageError
@@ -15,7 +16,13 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 Octal = Annotated[int, "octal"]
-"""The bits of a file's mode, which people write in octal."""
+"""Mode bits of a file, which are written in octal."""
+
+Count = Annotated[int, "count"]
+"""A number that may also be ``auto``, which is stored as 0."""
+
+Size = Annotated[int, "size"]
+"""A number of bytes that may be written as ``300M``."""
 
 
 def setting(
@@ -23,33 +30,33 @@ def setting(
     help: str,
     *,
     group: str = "server",
-    least: float | None = None,
-    most: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
     choices: tuple[str, ...] = (),
     metavar: str = "",
     default_text: str = "",
     aliases: tuple[str, ...] = (),
 ) -> Any:
-    """One field of `Config`.
+    """Return a dataclass field that declares a setting.
 
     Args:
-        default: the value when nothing is said.
-        help: a sentence for ``--help`` and the reference; it names the unit.
-        group: the heading under which ``--help`` lists it.
-        least: the smallest value that is allowed.
-        most: the largest value that is allowed.
-        choices: the only values that are allowed.
-        metavar: what the value is called in ``--help``, if its type says too little.
-        default_text: what the default comes to, where its value does not say it.
-        aliases: further names of its option, such as ``-b``.
+        default: value of a setting that is not given.
+        help: description for ``--help`` and the reference, with the unit.
+        group: heading under which ``--help`` lists the setting.
+        minimum: smallest allowed value.
+        maximum: largest allowed value.
+        choices: all allowed values.
+        metavar: name of the value in ``--help``, if its type is not clear enough.
+        default_text: description of the default, if its value is not clear enough.
+        aliases: further names of the option, such as ``-b``.
     """
     return field(
         default=default,
         metadata={
             "help": help,
             "group": group,
-            "least": least,
-            "most": most,
+            "minimum": minimum,
+            "maximum": maximum,
             "choices": choices,
             "metavar": metavar,
             "default_text": default_text,
@@ -62,42 +69,61 @@ def check_settings(settings: Any) -> None:
     """Check all fields of a dataclass against their bounds.
 
     Raises:
-        UsageError: a value is out of them; the message begins with the field's name.
+        UsageError: a value is out of bounds; the message begins with the name of the field.
     """
     for item in fields(settings):
         value = getattr(settings, item.name)
-        least, choices = item.metadata["least"], item.metadata["choices"]
+        minimum, choices = item.metadata["minimum"], item.metadata["choices"]
         if choices and value not in choices:
             raise UsageError(f"{item.name} is {value!r}, but must be one of {', '.join(choices)}")
-        most = item.metadata["most"]
+        maximum = item.metadata["maximum"]
         shown = "{:04o}" if item.metadata["metavar"] == "MODE" else "{:g}"
-        # `not (value >= least)` also refuses a NaN.
-        if least is not None and value is not None and not value >= least:
-            bound = f"at least {shown.format(least)}"
+        # `not value >= minimum` is also true for a NaN.
+        if minimum is not None and value is not None and not value >= minimum:
+            bound = f"at least {shown.format(minimum)}"
             raise UsageError(f"{item.name} is {value}, but must be {bound}")
-        if most is not None and value is not None and not value <= most:
-            value, bound = shown.format(value), f"at most {shown.format(most)}"
+        if maximum is not None and value is not None and not value <= maximum:
+            value, bound = shown.format(value), f"at most {shown.format(maximum)}"
             raise UsageError(f"{item.name} is {value}, but must be {bound}")
 
 
 def make_settings(kind: type[T], given: T | None, single: Mapping[str, Any], owner: str) -> T:
-    """The settings of an object that takes them all at once, or single ones by their names.
+    """Return the settings of an object that accepts a config object or single settings.
 
     Args:
-        kind: their dataclass.
-        given: all of them, or None.
-        single: single ones.
-        owner: the object's class, as an error calls it.
+        kind: dataclass of the settings.
+        given: config object, or None.
+        single: single settings by name.
+        owner: name of the object's class in error messages.
 
     Raises:
-        UsageError: both were given, or there is no such setting, or one is out of its bounds.
+        UsageError: both were given, or a setting is unknown or out of bounds.
     """
     if given is not None:
         if single:
-            raise UsageError("give either config or single settings, not both")
+            raise UsageError("config and single settings exclude each other; give only one kind")
         return given
     try:
         return kind(**single)
     except TypeError as error:
         text = str(error).replace(f"{kind.__name__}.__init__()", owner)
         raise UsageError(text) from None
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return ``; did you mean ...?`` with the most similar known name, or an empty string."""
+    # Higher than the default cutoff, because all names share a prefix such as VSGI_FCGI_.
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GracefulConfig:
+    """The time for a graceful stop, of everything that serves requests."""
+
+    graceful_timeout: float = setting(
+        30.0,
+        "seconds that running requests have to end after SIGTERM",
+        group="timeouts",
+        minimum=0,
+    )

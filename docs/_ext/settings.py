@@ -1,4 +1,4 @@
-"""The reference of the settings and of the command, made from what the command itself reads."""
+"""Directives that generate the reference from the settings and the parser of the command."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from vsgi_fcgi.cli.arguments import EXIT_STATUSES, default_of, make_parser, spelled
-from vsgi_fcgi.cli.command import GROUPS, Command, key_name, option_name, variable_name
-from vsgi_fcgi.cli.commands import COMMANDS
-from vsgi_fcgi.cli.kinds import Kind
-from vsgi_fcgi.cli.manual import ENVIRONMENT, SIGNALS
-from vsgi_fcgi.cli.options import OPTIONS, SERVE, kind_of
+from vsgi_fcgi.cli.commands import COMMANDS, SERVE
+from vsgi_fcgi.cli.settings.command import (
+    GROUPS,
+    Command,
+    Converter,
+    key_name,
+    option_name,
+    variable_name,
+)
+from vsgi_fcgi.cli.settings.command_line import EXIT_STATUSES, default_of, make_parser, spelled
+from vsgi_fcgi.cli.settings.man_page import ENVIRONMENT, SIGNALS
 from vsgi_fcgi.server.config import Config
 
 _TYPES = {"": "true or false", "N": "whole number", "SECONDS": "seconds", "MODE": "octal number"}
-"""What the types are called, by the names that `Kind` has for their values."""
+"""Names of the types, by the metavars of `Converter`."""
 
 
 def settings_text() -> str:
-    """Every setting of the server, group by group, in MyST's Markdown."""
+    """Return every setting of the server in MyST's Markdown, in groups."""
     parts, group = [], ""
-    for name, item in OPTIONS.items():
+    for name, item in SERVE.fields.items():
         if item.metadata["group"] != group:
             group = item.metadata["group"]
             title = GROUPS.get(group, "the app")
@@ -36,9 +41,9 @@ def settings_text() -> str:
 
 
 def table_text(command: Command) -> str:
-    """The settings of one of the other commands as tables, one for each group.
+    """Return the settings of one of the other commands as tables, one for each group.
 
-    Those of the command that it is based on have their place in the reference already.
+    The reference already contains the settings of its base command.
     """
     parts, group = [], ""
     for name, item in command.own.items():
@@ -47,20 +52,20 @@ def table_text(command: Command) -> str:
             title = GROUPS[group]
             parts.append(f"\n## {title[0].upper()}{title[1:]}\n")
             parts.append("| option | meaning | default |\n|---|---|---|")
-        kind = command.kind(name)
-        value = item.metadata["metavar"] or kind.metavar
+        converter = command.converter(name)
+        value = item.metadata["metavar"] or converter.metavar
         if item.metadata["choices"]:
             value = "|".join(item.metadata["choices"])
         words = f"{option_name(name)} {value}".rstrip().replace("|", "\\|")
         text = re.sub(r"[*<>\[\]{}|$]", r"\\\g<0>", item.metadata["help"])
-        parts.append(f"| `{words}` | {text} | {default_of(item, kind)} |")
+        parts.append(f"| `{words}` | {text} | {default_of(item, converter)} |")
     return "\n".join(parts) + "\n"
 
 
 def _entry(name: str) -> str:
-    item, kind = OPTIONS[name], kind_of(name)
+    item, converter = SERVE.fields[name], SERVE.converter(name)
     names = [option_name(name), *item.metadata["aliases"]]
-    value = item.metadata["metavar"] or kind.metavar
+    value = item.metadata["metavar"] or converter.metavar
     if item.metadata["choices"]:
         value = f"{{{','.join(item.metadata['choices'])}}}"
     if name == "app":
@@ -70,27 +75,30 @@ def _entry(name: str) -> str:
     signature = ", ".join(f"{word} {value}".rstrip() for word in names)
     lines = [f"(setting-{key_name(name)})=", f":::{{option}} {signature}", ""]
     lines += [f"{_sentence(item.metadata['help'])}", ""]
-    lines += [f":{title}: {text}" for title, text in _facts(name, kind) if text]
+    lines += [f":{title}: {text}" for title, text in _facts(name, converter) if text]
     return "\n".join([*lines, ":::", ""])
 
 
-def _facts(name: str, kind: Kind) -> list[tuple[str, str]]:
-    item = OPTIONS[name]
-    default = default_of(item, kind)
+def _facts(name: str, converter: Converter) -> list[tuple[str, str]]:
+    item = SERVE.fields[name]
+    default = default_of(item, converter)
     if isinstance(item.default, bool):
         default = "true" if item.default else "false"
     if default and not item.metadata["default_text"]:
         default = f"`{default}`"
-    allowed = _TYPES.get(kind.metavar, "text")
+    allowed = _TYPES.get(converter.metavar, "text")
     if item.metadata["choices"]:
         allowed = ", ".join(f"`{choice}`" for choice in item.metadata["choices"])
-    for word, bound in (("at least", item.metadata["least"]), ("at most", item.metadata["most"])):
+    for word, bound in (
+        ("at least", item.metadata["minimum"]),
+        ("at most", item.metadata["maximum"]),
+    ):
         if bound is not None:
-            shown = f"{bound:04o}" if kind.metavar == "MODE" else f"{bound:.10g}"
+            shown = f"{bound:04o}" if converter.metavar == "MODE" else f"{bound:.10g}"
             allowed += f", {word} {shown}"
-    if kind.many:
+    if converter.repeated:
         allowed += "; may be given several times"
-    listed = " (commas part the items)" if kind.many else ""
+    listed = " (separated by commas)" if converter.repeated else ""
     written = [f"`{key_name(name)}` in the file", f"`{variable_name(name)}`{listed}"]
     if name in Config.__dataclass_fields__:
         written.append(f"`{name}=` of `Server`")
@@ -98,9 +106,9 @@ def _facts(name: str, kind: Kind) -> list[tuple[str, str]]:
 
 
 def command_text() -> str:
-    """The options that ask for information, in MyST's Markdown."""
+    """Return the information options in MyST's Markdown."""
     parser = make_parser()
-    settings = {option_name(name) for name in OPTIONS}
+    settings = {option_name(name) for name in SERVE.fields}
     parts = []
     for action in parser._actions:
         if action.option_strings and not settings.intersection(action.option_strings):
@@ -110,22 +118,28 @@ def command_text() -> str:
 
 
 def description_text() -> str:
-    """What the help says before and after the options."""
+    """Return the texts before and after the options in the help."""
     return f"{SERVE.description} {_escaped(SERVE.epilog)}"
 
 
+def commands_text() -> str:
+    """Return the other commands as a table, each with a link to its page."""
+    rows = ((f"{{doc}}`{name}`", item.summary) for name, item in COMMANDS.items() if name)
+    return _table("command", rows)
+
+
 def exit_statuses_text() -> str:
-    """The exit statuses as a table."""
+    """Return the exit statuses as a table."""
     return _table("status", ((str(status), text) for status, text in EXIT_STATUSES.items()))
 
 
 def signals_text() -> str:
-    """The signals as a table."""
+    """Return the signals as a table."""
     return _table("signal", SIGNALS)
 
 
 def environment_text() -> str:
-    """The environment variables that are read as a table."""
+    """Return the environment variables of the command as a table."""
     return _table("variable", ((f"`{names}`", text) for names, text in ENVIRONMENT))
 
 
@@ -135,25 +149,25 @@ def _table(heading: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Make a sentence of a help text."""
+    """Turn a help text into a sentence."""
     text = _escaped(text)
     return f"{text[0].upper()}{text[1:]}."
 
 
 def _escaped(text: str) -> str:
-    """A text in which nothing is markup, but options are links, and variables are code."""
+    """Escape markup in a text, and turn options into links and variables into code."""
     text = re.sub(r"[\\*<>\[\]{}|$]", r"\\\g<0>", text)
     text = re.sub(r"(?<!\S)--[a-z][a-z0-9-]+", r"{option}`\g<0>`", text)
     return re.sub(r"\b[A-Z]+_[A-Z_]+(=\w+)?", r"`\g<0>`", text)
 
 
 class Generated(SphinxDirective):
-    """A directive that stands for text which is made at each build."""
+    """A directive that inserts text generated at each build."""
 
     text: ClassVar[Callable[[], str]]
 
     def run(self) -> list[nodes.Node]:
-        """Parse the text where the directive stands."""
+        """Parse the generated text at the place of the directive."""
         return self.parse_text_to_nodes(type(self).text(), allow_section_headings=True)
 
 
@@ -164,6 +178,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
         *((f"{name}-settings", partial(table_text, COMMANDS[name])) for name in COMMANDS if name),
         ("command-information", command_text),
         ("command-description", description_text),
+        ("commands", commands_text),
         ("exit-statuses", exit_statuses_text),
         ("signals", signals_text),
         ("environment-variables", environment_text),

@@ -1,9 +1,9 @@
-"""Open many slow requests at once, and say how long all of them took.
+"""Send many slow requests at the same time, and print the total time.
 
     python ask.py [--requests 1000] [--seconds 1] [--port 8080]
 
-Each request is an HTTP connection of its own to nginx. How many connections the server saw
-behind the relay is what the server itself has counted.
+Each request has its own HTTP connection to nginx. The number of connections from the relay is
+counted by the server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 
 
 async def get(port: int, path: str) -> bytes:
-    """Ask nginx, and return the body.
+    """Send a request to nginx and return the body.
 
     Raises:
         RuntimeError: the answer is none of the app's.
@@ -31,15 +31,15 @@ async def get(port: int, path: str) -> bytes:
 
 
 async def ask(port: int, requests: int, seconds: float) -> None:
-    """Ask for all of them, and print what came of it."""
+    """Send all requests and print the results."""
     path = f"/?seconds={seconds:g}"
     began = time.monotonic()
     await asyncio.gather(*(get(port, path) for _ in range(requests)))
     took = time.monotonic() - began
-    figures = json.loads(await get(port, "/figures"))
+    stats = json.loads(await get(port, "/stats"))
     print(f"requests:    {requests}, of {seconds:g} s each")
     print(f"took:        {took:.2f} s")
-    print(f"connections: {figures['connections_accepted']}, accepted by the server")
+    print(f"connections: {stats['connections_accepted']}, accepted by the server")
 
 
 def main() -> None:

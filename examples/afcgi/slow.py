@@ -1,6 +1,6 @@
-"""A WSGI app whose answers take their time.
+"""A WSGI app with slow responses.
 
-`/?seconds=1.5` answers after so many seconds; `/figures` says what the server has seen, as JSON.
+`/?seconds=1.5` answers after so many seconds; `/stats` says what the server has seen, as JSON.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer late."""
-    if environ["PATH_INFO"] == "/figures":
-        figures = environ["vsgi_fcgi.main_context"].figures
+    """Answer after a delay."""
+    if environ["PATH_INFO"] == "/stats":
+        stats = environ["vsgi_fcgi.main_context"].stats
         text = json.dumps(
             {
-                "connections_accepted": figures.connections_accepted,
-                "connections_open": figures.connections_open,
-                "requests_in_flight": figures.requests_in_flight,
+                "connections_accepted": stats.connections_accepted,
+                "connections_open": stats.connections_open,
+                "requests_in_flight": stats.requests_in_flight,
             }
         )
     else:
@@ -38,7 +38,7 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
 
 
 def wait(environ: WSGIEnvironment, seconds: float) -> None:
-    """Wait as whoever runs the app may: a thread sleeps, a greenlet lets others go on."""
+    """Wait in the right way: a thread sleeps, a greenlet lets other greenlets run."""
     if environ["wsgi.multithread"]:
         time.sleep(seconds)
     else:

@@ -1,5 +1,5 @@
 #!/home/you/venv/bin/python
-"""A script that was made for flup. One line of it has changed."""
+"""A script for flup. Only one line has changed."""
 
 import sys
 from pathlib import Path

@@ -1,9 +1,11 @@
 #!/home/you/venv/bin/python
-"""Mercurial's own hgweb.fcgi, as its contrib folder has had it. One line of it has changed."""
+"""Mercurial's own hgweb.fcgi, from its contrib folder, with two changed lines."""
 
-# The repository, or a file that names several: in bytes.
+# The repository, or a file that lists several, as bytes.
 config = b"/srv/hg/hgweb.config"
 
+# New: gevent cannot be imported lazily with Python 3.13.
+import gevent
 from mercurial import demandimport
 
 demandimport.enable()

@@ -1,4 +1,4 @@
-"""An authorizer, an app behind it, and a filter: one WSGI app for each role of FastCGI."""
+"""An authorizer, a responder and a filter: one WSGI app for each role of FastCGI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PASSWORDS = {"kim": "secret"}
 
 
 def authorizer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Let through whoever knows a password; all others get this answer."""
+    """Allow requests with a valid password; answer all others."""
     user = user_of(environ.get("HTTP_AUTHORIZATION", ""))
     if user is None:
         headers = [("WWW-Authenticate", 'Basic realm="examples"'), ("Content-Type", "text/plain")]
@@ -28,7 +28,7 @@ def authorizer(environ: WSGIEnvironment, start_response: StartResponse) -> Itera
 
 
 def user_of(authorization: str) -> str | None:
-    """The user of an Authorization header (RFC 7617), if the password is right."""
+    """Return the user of an Authorization header (RFC 7617) if the password is correct."""
     scheme, _, credentials = authorization.partition(" ")
     try:
         user, _, password = base64.b64decode(credentials).decode("latin-1").partition(":")
@@ -40,14 +40,14 @@ def user_of(authorization: str) -> str | None:
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Greet the user whom the authorizer has let through."""
+    """Greet the user whom the authorizer has allowed."""
     text = f"Hello {environ.get('REMOTE_USER', 'nobody')}, I am the {environ['FCGI_ROLE']}.\n"
     start_response("200 OK", [("Content-Type", "text/plain; charset=iso-8859-1")])
     return [text.encode("latin-1")]
 
 
 def upper(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """A filter: the file that the web server sends, in upper case."""
+    """Return the file from the web server in upper case."""
     headers = [("Content-Type", "text/plain"), ("Content-Length", environ["FCGI_DATA_LENGTH"])]
     start_response("200 OK", headers)
     return (line.upper() for line in environ["vsgi_fcgi.data"])

@@ -1,4 +1,4 @@
-"""Asks a filter as a web server would, because none does: sends it this file, prints its answer.
+"""Send this file to a filter and print its response, because no web server uses filters.
 
 From the project's root::
 

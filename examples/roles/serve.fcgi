@@ -1,3 +1,3 @@
 #!/bin/sh
-# What Apache starts, for the authorizer and for the app behind it.
+# Apache starts this script for the authorizer and for the app.
 exec vsgi-fcgi --chdir "$(dirname "$0")" --authorizer app:authorizer app:app

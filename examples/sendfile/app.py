@@ -1,4 +1,4 @@
-"""An app that answers with files; whether it or the web server sends them is not its business."""
+"""An app that answers with files. It does not know whether the web server sends them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDER = Path(os.environ.get("FILES") or "files")
 
 
 def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """Find the file that the path names."""
+    """Send the file that the path names."""
     path = Path(os.path.normpath(f"/{environ['PATH_INFO']}").lstrip("/"))
     name = path.as_posix().encode("latin-1").decode("utf-8", "surrogateescape")
     try:

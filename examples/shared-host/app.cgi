@@ -1,3 +1,3 @@
 #!/bin/sh
-# The same by the command, for plain CGI: no "$@" here, or a request could give it options.
+# The same with the command, for plain CGI. Without "$@", a request cannot set options.
 exec /home/you/venv/bin/vsgi-fcgi --chdir "$(dirname "$0")/.." hello:app

@@ -1,5 +1,5 @@
 #!/home/you/venv/bin/python
-"""The script that a web host starts: as FastCGI where it can, as plain CGI anywhere else.
+"""The script that a web host starts: with FastCGI if possible, otherwise with plain CGI.
 
 Three things to change: the interpreter in the first line, which is that of your virtual
 environment; the folder that your app is in; and the app. The file must be executable.
@@ -8,12 +8,12 @@ environment; the folder that your app is in; and the app. The file must be execu
 import sys
 from pathlib import Path
 
-# The folder above: what is in this one, the web server may hand out.
+# The app is in the parent folder, because the web server publishes this folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hello import app
 
 from vsgi_fcgi import Server
 
-# A host that starts a process for each request at a time needs few threads in each.
+# If the host starts one process per simultaneous request, each needs few threads.
 sys.exit(Server(app, threads=4).run())

@@ -1,4 +1,4 @@
-"""An app that shows what came of an HTTP request, and that can be told to misbehave."""
+"""App that shows what it received of an HTTP request, and that misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _wait_for_file(environ: dict[str, Any]) -> None:
     sleep = time.sleep if environ["wsgi.multithread"] else gevent.sleep
     while not os.path.exists(path) and time.monotonic() < deadline:
         sleep(0.005)
-    assert os.path.exists(path), f"waited for {path} in vain"
+    assert os.path.exists(path), f"{path} did not appear"
 
 
 def _wait(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -58,6 +58,18 @@ def _stream(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
     yield b"data: second\n\n"
 
 
+def _silent(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    try:
+        yield b"first"
+        _wait_for_file(environ)
+        for _ in range(1000):
+            yield b"x" * 65536
+    except BaseException:
+        open(f"{environ['QUERY_STRING']}.left", "w").close()
+        raise
+
+
 def _large(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
     for number in range(320):
@@ -70,9 +82,10 @@ def _headers(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     return [b"short and stout"]
 
 
-def _empty(status: str) -> Any:
+def _empty(status: str, length: str | None = None) -> Any:
     def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        start_response(status, [("ETag", '"x"')])
+        headers = [] if length is None else [("Content-Length", length)]
+        start_response(status, [("ETag", '"x"'), *headers])
         return []
 
     return answer
@@ -102,22 +115,28 @@ def _pieces(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         yield name.encode()
 
 
-def _figures(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    figures = environ["vsgi_fcgi.main_context"].figures
-    seen = {"accepted": figures.connections_accepted, "in_flight": figures.requests_in_flight}
+def _stats(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    stats = environ["vsgi_fcgi.main_context"].stats
+    seen = {"accepted": stats.connections_accepted, "in_flight": stats.requests_in_flight}
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(seen).encode()]
 
 
 ROUTES = {
-    "/figures": _figures,
+    "/stats": _stats,
     "/pieces": _pieces,
     "/wait": _wait,
     "/stream": _stream,
+    "/silent": _silent,
     "/large": _large,
     "/headers": _headers,
+    "/102": _empty("102 Processing"),
     "/204": _empty("204 No Content"),
+    "/205": _empty("205 Reset Content"),
     "/304": _empty("304 Not Modified"),
+    "/304-length": _empty("304 Not Modified", "5"),
+    "/204-length": _empty("204 No Content", "5"),
+    "/205-length": _empty("205 Reset Content", "5"),
     "/broken": _broken([]),
     "/broken-length": _broken([("Content-Length", "100")]),
     "/complain": _complain,

@@ -1,4 +1,4 @@
-"""Wraps an app in the two checkers of WSGI that there are."""
+"""Wrap an app in the two WSGI checkers that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Django project with a form, uploads, cookies, a stream and a login, without a database."""
+"""Django project with a form, uploads, cookies, a stream and a login, without a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The app of the matrix: it answers what it was asked as JSON, or as the request wants it."""
+"""App of the matrix: answers with the request as JSON, or as the request demands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def digest(pieces: Iterable[bytes]) -> str:
 
 
 class Answer:
-    """A body that writes to ``wsgi.errors`` at every moment, if it is told a word for it."""
+    """Write a word to ``wsgi.errors`` at every moment, if the request has one."""
 
     def __init__(self, pieces: Iterable[bytes], errors: IO[str], word: str) -> None:
         self._pieces = pieces
@@ -61,7 +61,7 @@ def echo(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
 
     It is a JSON object, and may hold: ``status``; ``headers``, pairs; ``many``, the number and the
     size of further headers; ``size``, of the body; ``counted``, whether it has a Content-Length;
-    ``complain``, a word for ``wsgi.errors``. Without a size the answer is what was asked.
+    ``complain``, a word for ``wsgi.errors``. Without a size, the response describes the request.
     """
     wanted: dict[str, Any] = json.loads(environ.get("HTTP_X_ANSWER", "{}"))
     answer = Answer((), environ["wsgi.errors"], wanted.get("complain", ""))

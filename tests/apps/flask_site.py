@@ -1,4 +1,4 @@
-"""A Flask app with a form, uploads, cookies, a stream and a login."""
+"""Flask app with a form, uploads, cookies, a stream and a login."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ _checked = checked(_limited)
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """The app inside the checkers, and below ``/plain`` just as it is."""
+    """The app inside the checkers, and below ``/plain`` without them."""
     if environ["PATH_INFO"].startswith("/plain/"):
         shift_path_info(environ)
         return flask_app(environ, start_response)

@@ -1,4 +1,4 @@
-"""An app that says which path it got, whatever it is."""
+"""App that answers with the path that it received."""
 
 from __future__ import annotations
 

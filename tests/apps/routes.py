@@ -90,7 +90,7 @@ def work(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
 
 
 def burn(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Compute for ``seconds``, and give nobody a turn."""
+    """Compute for ``seconds`` without giving other threads a turn."""
     if began := _query(environ, "began"):
         Path(began).touch()
     ends = time.monotonic() + float(_query(environ, "seconds"))
@@ -101,21 +101,27 @@ def burn(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
 
 
 def errors(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Write to ``wsgi.errors``, characters that many encodings lack among them."""
+    """Write to ``wsgi.errors``, characters that many encodings lack among them.
+
+    ``more`` characters are written before them, and the answer has as many more bytes.
+    """
+    more = int(_query(environ, "more") or 0)
+    environ["wsgi.errors"].write("e" * more)
     environ["wsgi.errors"].write("a complaint: \u00e4 \u2603\n")
     environ["wsgi.errors"].flush()
     start_response("200 OK", [TEXT])
-    return [b"complained\n"]
+    return [b"complained\n" + b"o" * more]
 
 
 def give_up(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer ``size`` bytes, and ask for another server for as long as the file ``full`` is there.
 
-    Where ``once`` is given, it is gone at once.
+    Where ``once`` is given, it is gone at once; ``more`` characters go to STDERR with the line.
     """
     full = Path(_query(environ, "full"))
     if full.exists():
         environ["wsgi.errors"].write("full: ask another server\n")
+        environ["wsgi.errors"].write("e" * int(_query(environ, "more") or 0))
         if _query(environ, "once"):
             full.unlink()
     start_response("200 OK", [TEXT])
@@ -165,9 +171,9 @@ def fail_midway(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     raise RuntimeError("a secret of the app")
 
 
-def figures(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer the server's figures, as JSON."""
-    seen = environ["vsgi_fcgi.main_context"].figures
+def stats(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer the server's stats, as JSON."""
+    seen = environ["vsgi_fcgi.main_context"].stats
     start_response("200 OK", [("Content-Type", "application/json")])
     names = ("connections_accepted", "connections_open", "requests_in_flight")
     return [json.dumps({name: getattr(seen, name) for name in names}).encode()]
@@ -198,7 +204,7 @@ def mutter(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[
 
 def meet(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer once ``count`` requests have been in flight at a time; the file ``met`` notes it."""
-    seen, met = environ["vsgi_fcgi.main_context"].figures, Path(_query(environ, "met"))
+    seen, met = environ["vsgi_fcgi.main_context"].stats, Path(_query(environ, "met"))
     deadline = time.monotonic() + 10
     while not met.exists():
         if seen.requests_in_flight >= int(_query(environ, "count")):
@@ -223,10 +229,12 @@ def drip(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[by
 # These break a rule on purpose, so they go without the checkers.
 
 
-def short(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Promise more than is sent."""
+def short(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+    """Promise more than is sent; end after the FIFO ``at``, if there is one."""
     start_response("200 OK", [TEXT, ("Content-Length", "1000")])
-    return [b"less"]
+    yield b"less"
+    if at := _query(environ, "at"):
+        Path(at).read_bytes()
 
 
 def long(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -254,7 +262,7 @@ def leave(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
 
 _CHECKED = (
     *(echo, upload, stream, gate, work, burn, errors, give_up, status, redirect),
-    *(chatter, file, fail, fail_midway, figures, meet, mutter, drip),
+    *(chatter, file, fail, fail_midway, stats, meet, mutter, drip),
 )
 _UNCHECKED = (short, long, body, split_header, leave)
 

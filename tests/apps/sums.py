@@ -1,4 +1,4 @@
-"""An app of whose answers every byte can be checked, and that checks what it is sent."""
+"""App whose responses can be checked byte by byte, and that checks the bodies it receives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long runs of checked requests, and an application server that dies under them."""
+"""Send checked requests for a long time while the application server dies and returns."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import signal
 
 import gevent
 from apps.sums import app
+from gevent.event import Event
 from gevent.threadpool import ThreadPool
 from support.asking import asking, only, uri_of, wait_here
-from support.frontends import APPS, command
+from support.front_ends.servers import APPS, command
 from support.processes import Process, ProcessGroup
 from support.server import running
 from support.soak import Soak
@@ -19,11 +20,11 @@ def test_no_byte_is_of_another_request() -> None:
     """``benchmarks/soak.py`` is the long run of it."""
     with running(app) as server, asking(uri_of(server), connections=4) as client:
         soak = Soak(client, seed=20240607)
-        soak.run(greenlets=40, seconds=3.0)
+        soak.run(greenlets=40, requests=1000)
         assert soak.counts["right"] > 100
         assert soak.counts["aborted"] > 5
         assert only(client).accepted == 4
-        # What was given up is ended by the server, and all ids are free again.
+        # The server ends the aborted requests, and all ids are free again.
         wait_here(lambda: not only(client).in_flight)
 
 
@@ -37,7 +38,7 @@ def test_no_byte_is_of_another_request_with_little_memory() -> None:
     }
     with running(app) as server, asking(uri_of(server), connections=2, **small) as client:
         soak = Soak(client, seed=7, aborts=0.3)
-        soak.run(greenlets=40, seconds=1.5)
+        soak.run(greenlets=40, requests=400)
         assert soak.counts["right"] > 50
         assert soak.counts["aborted"] > 20
         wait_here(lambda: not only(client).in_flight)
@@ -46,7 +47,7 @@ def test_no_byte_is_of_another_request_with_little_memory() -> None:
 def test_a_server_that_is_killed_under_100_requests_and_started_again(
     processes: ProcessGroup,
 ) -> None:
-    """Each request gets a right answer or an error, none hangs, and all goes on by itself."""
+    """Each request gets a correct response or an error, none hangs, and the client recovers."""
     socket = processes.folder / "app.sock"
 
     def start(number: int) -> Process:
@@ -57,15 +58,18 @@ def test_a_server_that_is_killed_under_100_requests_and_started_again(
 
     pool = ThreadPool(1)
     server = start(0)
-    with asking(f"unix:{socket}", first_pause=0.01, last_pause=0.05) as client:
+    with asking(f"unix:{socket}", backoff_min=0.01, backoff_max=0.05) as client:
         soak = Soak(client, seed=3, aborts=0.02, failures=True)
-        users = gevent.spawn(soak.run, greenlets=100, seconds=4.0)
+        # They go on until the last server has answered, however slow this machine is.
+        over = Event()
+        users = gevent.spawn(soak.run, greenlets=100, until=over.is_set)
         for number in range(1, 4):
             right = soak.counts["right"]
             wait_here(lambda: only(client).in_flight >= 90)
             os.kill(server.pid, signal.SIGKILL)
             server = pool.apply(start, (number,))
             wait_here(lambda: soak.counts["right"] > right + 200)  # noqa: B023
+        over.set()
         users.get(timeout=60)
         assert soak.counts["failed"] >= 90
         calm = Soak(client, seed=4, aborts=0)

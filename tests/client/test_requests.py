@@ -1,4 +1,4 @@
-"""`FastCGIClient` against a real server: what is sent, and what comes back."""
+"""Test `FastCGIClient` with a real server: requests and responses."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 import gevent
 import pytest
-from support import records
 from support.asking import asking, only, uri_of
-from support.scripted import Peer, answer, end_request, scripted, stdout
+from support.fcgi import records
+from support.fcgi.scripted import HEAD, Peer, answer, end_request, scripted, stdout
 from support.server import echo, hello, respond, running
 
 from vsgi_fcgi.client import ClientConfig, FastCGIClient
@@ -29,11 +29,11 @@ from vsgi_fcgi.exceptions import (
 )
 from vsgi_fcgi.protocol import Role
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 
 def show(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Answers with the environ, as far as it is text, and a digest of the body."""
+    """Answer with the environ's text values and a digest of the body."""
     texts = {name: value for name, value in environ.items() if isinstance(value, str)}
     body = environ["wsgi.input"].read()
     texts["body"] = hashlib.sha256(body).hexdigest()
@@ -78,7 +78,7 @@ def test_headers_that_come_twice_are_joined_as_a_web_server_does() -> None:
         environ = json.loads(client.request("GET", "/", headers=headers).read())
         assert environ["HTTP_ACCEPT"] == "a, c"
         assert environ["HTTP_COOKIE"] == "b=1; d=2"
-        # One that the client makes by itself may be given all the same.
+        # The caller may give one that the client would otherwise add.
         named = {"Content-Length": "3"}
         environ = json.loads(client.request("POST", "/", headers=named, body=b"abc").read())
         assert environ["CONTENT_LENGTH"] == "3"
@@ -106,9 +106,9 @@ def test_every_kind_of_body_arrives_and_comes_back(make: Any) -> None:
 @pytest.mark.parametrize("body", ["text", [b"x", "y"], iter([3])])
 def test_a_body_that_is_not_of_bytes_is_refused_and_aborted(body: Any) -> None:
     with running(echo) as server, asking(uri_of(server)) as client:
-        with pytest.raises(TypeError, match="a body is made of bytes, not of"):
+        with pytest.raises(TypeError, match="the body must be bytes or yield bytes"):
             client.request("POST", "/", body=body)
-        with pytest.raises(TypeError, match="a body is made of bytes, not of"):
+        with pytest.raises(TypeError, match="the body must be bytes or yield bytes"):
             client.request("POST", "/", body=iter([bytes(100_000), "late"]))  # type: ignore[arg-type]
         assert client.request("POST", "/", body=b"x").read() == b"x"
 
@@ -122,7 +122,7 @@ def test_an_error_in_a_body_aborts_its_request() -> None:
         with pytest.raises(OSError, match="no such tape"):
             client.request("POST", "/", body=fails())
         assert client.request("POST", "/", body=b"x").read() == b"x"
-        assert len(server.context.channels) == 1
+        assert len(server.context.connections) == 1
 
 
 def test_a_response_is_there_before_its_end() -> None:
@@ -188,6 +188,32 @@ def test_head_and_statuses_without_a_body() -> None:
     with running(app) as server, asking(uri_of(server)) as client:
         assert client.request("GET", "/204 No Content").read() == b""
         assert client.request("GET", "/304 Not Modified").status == 304
+
+
+def test_interim_answers_are_skipped() -> None:
+    early = b"Status: 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+
+    def hints(peer: Peer) -> None:
+        peer.say_values()
+        peer.request(1)
+        peer.send(stdout(1, early, end=False) + stdout(1, early + HEAD + b"body") + end_request(1))
+        peer.until_closed()
+
+    def only_hints(peer: Peer) -> None:
+        peer.say_values()
+        peer.request(1)
+        peer.send(stdout(1, early) + end_request(1))
+        peer.until_closed()
+
+    with scripted(hints) as server, asking(server.address) as client:
+        response = client.request("GET", "/")
+        assert (response.status, response.read()) == (200, b"body")
+    with (
+        scripted(only_hints) as server,
+        asking(server.address) as client,
+        pytest.raises(UpstreamBroken, match="before the end of the headers"),
+    ):
+        client.request("POST", "/")
 
 
 def test_stderr_is_kept_apart_up_to_a_limit() -> None:
@@ -265,7 +291,7 @@ def test_more_body_than_it_said_is_cut() -> None:
         (b"", "before the end of the headers"),
         (b"Content-Type: text/plain\r\n", "before the end of the headers"),
         (b"\r\nbody", "has no headers"),
-        (b"<html>\n\n", "a line that is no header: '<html>'"),
+        (b"<html>\n\n", "a line that is not a header: '<html>'"),
         (b"A: " + b"b" * 5000, "over 1024 bytes"),
         (b"Content-Length: 9" + b"9" * 900 + b"\n\n", "Content-Length"),
     ],
@@ -352,13 +378,13 @@ def test_settings() -> None:
     config = ClientConfig(connections=3)
     with FastCGIClient("127.0.0.1:9", config=config) as client:
         assert client.config is config
-    with pytest.raises(UsageError, match="either config or single settings"):
+    with pytest.raises(UsageError, match="config and single settings exclude each other"):
         FastCGIClient("127.0.0.1:9", config=config, connections=4)
     with pytest.raises(UsageError, match="FastCGIClient got an unexpected keyword"):
-        FastCGIClient("127.0.0.1:9", conections=4)
+        FastCGIClient("127.0.0.1:9", conections=4)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="connections"):
         FastCGIClient("127.0.0.1:9", connections=0)
-    with pytest.raises(UsageError, match="no upstream"):
+    with pytest.raises(UsageError, match="no address of an application server"):
         FastCGIClient()
     with pytest.raises(UsageError, match="cannot be connected to"):
         FastCGIClient("fd://0")
@@ -380,7 +406,7 @@ def test_a_client_belongs_to_its_thread() -> None:
         thread.start()
         thread.join()
         assert [str(error) for error in errors] == [
-            "a client belongs to the thread that has made it; make one in each thread"
+            "a client can be used only in the thread that created it; create one in each thread"
         ]
         assert client.request("GET", "/x").read() == b"/x"
 
@@ -427,7 +453,8 @@ def test_an_answer_that_was_read_leaves_nothing_for_the_garbage_collector() -> N
         gc.disable()
         try:
             response = client.request("GET", "/x")
-            call = weakref.ref(response._answer.call)
+            # The reference that must go is hidden in a response.
+            call = weakref.ref(response._response.call)
             assert response.read() == b"/x"
             del response
             gevent.sleep(0)
@@ -454,4 +481,4 @@ def test_an_answer_that_nobody_wants_is_aborted() -> None:
             while only(client).in_flight:
                 gevent.sleep(0.001)
         assert ended.wait(20)
-        assert len(server.context.channels) == 1
+        assert len(server.context.connections) == 1

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from support.places import PLACES, WORKERS, Fronts, Place
+from support.front_ends.places import PLACES, WORKERS, Fronts, Place
 
 APP = "vsgi_fcgi.demo:app"
 

@@ -1,4 +1,4 @@
-"""The page in a real browser, behind real web servers: its script does what its buttons say."""
+"""Test the page in a real browser, behind real web servers: its script and its buttons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.chrome import Chrome, chrome
-from support.places import Place
+from support.front_ends.places import Place
 from support.processes import ProcessGroup, free_port, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("fronts")]
@@ -23,7 +23,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture
 def page(browser: Chrome, place: Place) -> Iterator[Chrome]:
-    """The page, loaded anew; at the end the browser must have found nothing wrong with it."""
+    """The freshly loaded page; at the end the browser must have reported no error."""
     browser.complaints.clear()
     browser.open(f"http://127.0.0.1:{place.web.port}{place.prefix}/")
     yield browser
@@ -58,7 +58,7 @@ def test_an_upload(page: Chrome) -> None:
     click(page, "[data-random]")
     lines = result(page, "upload")
     assert lines[0] == "5,000,000 bytes"
-    assert lines[-1] == "The browser finds the same."
+    assert lines[-1] == "The browser computed the same digest."
     assert not failed(page, "upload")
 
 
@@ -76,7 +76,7 @@ def test_an_upload_of_a_file_that_was_chosen(page: Chrome) -> None:
 def test_a_slow_answer(page: Chrome) -> None:
     fill_in(page, "seconds", "0.2")
     click(page, "#slow button")
-    assert result(page, "slow")[0].startswith("Answered after ")
+    assert result(page, "slow")[0].startswith("Response after ")
     assert not failed(page, "slow")
 
 
@@ -99,7 +99,7 @@ def test_a_stream_of_events(page: Chrome) -> None:
     click(page, "#events button")
     lines = result(page, "events")
     assert lines[0].startswith("2 ticks in ")
-    assert lines[1].endswith(" apart, as they were sent.")
+    assert lines[1].endswith(" apart, without buffering.")
     assert page.evaluate("document.querySelectorAll('#events .here').length") == 2
 
 
@@ -114,7 +114,7 @@ def test_an_error(page: Chrome) -> None:
 def test_numbers_that_are_too_large_are_not_sent(page: Chrome) -> None:
     fill_in(page, "seconds", "31")
     click(page, "#slow button")
-    assert text(page, "#slow button") == "Ask"
+    assert text(page, "#slow button") == "Send"
     assert not page.evaluate("document.getElementById('slow').checkValidity()")
 
 
@@ -160,7 +160,7 @@ def test_it_is_what_the_command_serves_by_itself(browser: Chrome, processes: Pro
     fill_in(browser, "ticks", "2")
     for button in ("[data-random]", "#slow button", "#events button"):
         click(browser, button)
-    for form, expected in (("upload", "5,000,000 bytes"), ("slow", "Answered"), ("events", "2 t")):
+    for form, expected in (("upload", "5,000,000 bytes"), ("slow", "Response"), ("events", "2 t")):
         assert result(browser, form)[0].startswith(expected)
         assert not failed(browser, form)
     assert browser.complaints == []

@@ -1,4 +1,4 @@
-"""The demonstration behind real web servers."""
+"""Test the demonstration behind real web servers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import re
 
 import pytest
+from support.front_ends.places import Place
 from support.http import connect
-from support.places import Place
 from support.processes import wait_until
 
 pytestmark = pytest.mark.live

@@ -1,4 +1,4 @@
-"""The code on the pages of the documentation, and in the README, does what it seems to do."""
+"""Run the code on the pages of the documentation and in the README."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.fcgi import Client
+from support.fcgi.peer import Client
 from support.pages import PAGES, TUTORIAL, Block, all_blocks
 from support.processes import ProcessGroup, wait_until
 
-from vsgi_fcgi.cli.arguments import CommandLine, parse
-from vsgi_fcgi.cli.command import variable_name
-from vsgi_fcgi.cli.commands import COMMANDS
-from vsgi_fcgi.cli.config import make_files
-from vsgi_fcgi.cli.config_options import CONFIG
-from vsgi_fcgi.cli.configuration import configure
-from vsgi_fcgi.cli.gateway_options import GATEWAY
-from vsgi_fcgi.cli.options import SERVE
+from vsgi_fcgi.cli.commands import COMMANDS, CONFIG, GATEWAY, SERVE, STACKS, STATUS
+from vsgi_fcgi.cli.commands.config import make_files
+from vsgi_fcgi.cli.settings.command import variable_name
+from vsgi_fcgi.cli.settings.command_line import CommandLine, parse
+from vsgi_fcgi.cli.settings.resolve import resolve
 
 _COMMAND = re.compile(
     r"^(?:\$ )?(?:sudo (?:-u \S+ )?|.* -- )?(?:[A-Z_]+=\S+ )*(?:\S*/)?vsgi-fcgi (?P<words>.*)$",
@@ -60,7 +57,7 @@ def test_python(block: Block, processes: ProcessGroup) -> None:
 def test_configuration_files(block: Block, tmp_path: Path) -> None:
     path = tmp_path / (Path(block.caption).name or "settings.toml")
     path.write_text(block.text)
-    configuration = configure(CommandLine(SERVE, {}, str(path), None), {})
+    configuration = resolve(CommandLine(SERVE, {}, str(path), None), {})
     configuration.options.addresses()
     assert str(path) in configuration.origins.values(), "it sets nothing"
 
@@ -89,7 +86,10 @@ def test_command_lines(block: Block, words: str) -> None:
             parse(given)
         return
     line = parse(given)
-    configuration = configure(CommandLine(line.command, line.given, None, line.action), {})
+    configuration = resolve(CommandLine(line.command, line.given, None, line.action), {})
+    if line.command in (STATUS, STACKS):
+        assert configuration.options.status_address
+        return
     if line.command is GATEWAY:
         assert configuration.options.http
     else:
@@ -107,7 +107,7 @@ def test_command_lines(block: Block, words: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_variables(page: Path) -> None:
     known = {variable_name(name) for command in COMMANDS.values() for name in command.fields}
-    known |= {"VSGI_FCGI_CONFIG", "VSGI_FCGI_CHECK_CONTRACT"}
+    known |= {"VSGI_FCGI_CONFIG", "VSGI_FCGI_CHECK_CONTRACT", "VSGI_FCGI_PURE"}
     named = set(re.findall(r"\bVSGI_FCGI_[A-Z0-9_]*[A-Z0-9]\b", page.read_text()))
     assert named <= known
 

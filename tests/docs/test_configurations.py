@@ -1,4 +1,4 @@
-"""What the pages and the README say to web servers, as they say it, on other ports and paths."""
+"""Run the configurations of web servers on the pages, with other ports and paths."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from support.frontends import AppServer, WebServer, command, find
-from support.hosts import not_as_root, replaced
+from support.front_ends.hosts import not_as_root, replaced
+from support.front_ends.servers import AppServer, WebServer, command, find
 from support.http import request
 from support.pages import TUTORIAL, Block, all_blocks
 from support.processes import Process, ProcessGroup
@@ -36,11 +36,14 @@ http {{
     fastcgi_temp_path fastcgi_temp;
     uwsgi_temp_path uwsgi_temp;
     scgi_temp_path scgi_temp;
-    server {{
-        listen 127.0.0.1:{port};
-        {text}
-    }}
+{text}
 }}
+"""
+NGINX_SERVER = """
+    server {
+        listen 80;
+        TEXT
+    }
 """
 
 H2O = """
@@ -60,7 +63,7 @@ class FromPage(WebServer):
     Args:
         group: the group that it belongs to.
         program: the web server with its options; the file is the last of them.
-        frame: what is around the text of the page.
+        frame: text around that of the page.
         text: the text.
     """
 
@@ -72,7 +75,8 @@ class FromPage(WebServer):
 
     def _spawn(self, group: ProcessGroup, name: str) -> Process:
         config = group.folder / "web.conf"
-        values = {"port": self.port, "folder": group.folder, "text": self._text}
+        text = self._text.replace("listen 80;", f"listen 127.0.0.1:{self.port};")
+        values = {"port": self.port, "folder": group.folder, "text": text}
         config.write_text(self._frame.format(**values))
         return group.start([*self._program, str(config)], name=name)
 
@@ -118,25 +122,48 @@ def test_lighttpd_with_an_app_that_is_part_of_a_site(processes: ProcessGroup) ->
     assert request(server.port, "/file.txt").text == "a file"
 
 
-@pytest.mark.parametrize("block", blocks("nginx"), ids=str)
-def test_nginx(block: Block, processes: ProcessGroup) -> None:
-    write_app(processes.folder)
+def start_nginx(group: ProcessGroup, text: str) -> FromPage:
     params = Path("/etc/nginx/fastcgi_params")
     if not params.exists():
         find("the file fastcgi_params of nginx")
-    (processes.folder / "fastcgi_params").symlink_to(params)
-    app = AppServer(processes, "mysite.wsgi", folder=processes.folder)
-    assert "/run/mysite.sock" in block.text
-    text = block.text.replace("/run/mysite.sock", str(app.socket))
-    program = ["nginx", "-p", str(processes.folder)]
+    (group.folder / "fastcgi_params").symlink_to(params)
+    program = ["nginx", "-p", str(group.folder)]
     if os.geteuid() == 0:
         # Else root's workers become another user, who may not enter the test's folder.
         program += ["-g", "user root;"]
-    server = FromPage(processes, [*program, "-c"], NGINX, text)
+    return FromPage(group, [*program, "-c"], NGINX, text)
+
+
+NGINX_BLOCKS = blocks("nginx")
+WITH_TWO_SERVERS = [block for block in NGINX_BLOCKS if "upstream" in block.text]
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in NGINX_BLOCKS if block not in WITH_TWO_SERVERS], ids=str
+)
+def test_nginx(block: Block, processes: ProcessGroup) -> None:
+    write_app(processes.folder)
+    app = AppServer(processes, "mysite.wsgi", folder=processes.folder)
+    text = replaced(block.text, "/run/mysite.sock", str(app.socket))
+    server = start_nginx(processes, NGINX_SERVER.replace("TEXT", text))
     assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"
 
 
-@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+@pytest.mark.parametrize("block", WITH_TWO_SERVERS, ids=str)
+def test_nginx_while_one_of_two_servers_restarts(block: Block, processes: ProcessGroup) -> None:
+    write_app(processes.folder)
+    app = AppServer(processes, "mysite.wsgi", folder=processes.folder)
+    text = replaced(block.text, "/run/mysite/first.sock", str(processes.folder / "absent.sock"))
+    text = replaced(text, "/run/mysite/second.sock", str(app.socket))
+    server = start_nginx(processes, text)
+    for _ in range(4):
+        assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"
+
+
+H2O_BLOCKS = [block for block in blocks("yaml") if block.page.name == "h2o.md"]
+
+
+@pytest.mark.parametrize("block", H2O_BLOCKS, ids=str)
 def test_h2o(block: Block, processes: ProcessGroup) -> None:
     write_app(processes.folder)
     app = AppServer(processes, "mysite.wsgi", folder=processes.folder)

@@ -1,4 +1,4 @@
-"""The pages lead somewhere, and leave nothing out that they promise."""
+"""Test the links of the pages, and that the pages are complete."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.pages import DOCS, PAGES, prose
 
-from vsgi_fcgi.cli.options import OPTIONS
+from vsgi_fcgi.cli.commands import SERVE
 from vsgi_fcgi.protocol import ProtocolStatus, RecordType, Role
 from vsgi_fcgi.wsgi.environ import base_environ, make_environ
 
@@ -25,8 +25,8 @@ def test_links(page: Path) -> None:
 
 def test_every_limit_is_explained() -> None:
     page = (DOCS / "topics" / "limits.md").read_text()
-    limits = [item.name for item in OPTIONS.values() if item.metadata["group"] == "limits"]
-    limits += [item.name for item in OPTIONS.values() if item.metadata["group"] == "timeouts"]
+    limits = [item.name for item in SERVE.fields.values() if item.metadata["group"] == "limits"]
+    limits += [item.name for item in SERVE.fields.values() if item.metadata["group"] == "timeouts"]
     assert len(limits) > 15
     assert [name for name in limits if f"`{name}`" not in page] == []
 

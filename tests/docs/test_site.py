@@ -1,4 +1,4 @@
-"""The site is built without a warning, and whole."""
+"""Test that the site is built completely and without a warning."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from support.pages import DOCS, ROOT
 from support.processes import unmeasured
 
-from vsgi_fcgi.cli.command import key_name, variable_name
-from vsgi_fcgi.cli.options import OPTIONS
+from vsgi_fcgi.cli.commands import SERVE
+from vsgi_fcgi.cli.settings.command import key_name, variable_name
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the site."""
-    for module in ("furo", "myst_parser", "sphinx"):
+    for module in ("furo", "myst_parser", "sphinx", "sphinx_copybutton"):
         if importlib.util.find_spec(module) is None:
             message = f"{module} is not installed: pip install 'vsgi-fcgi[docs]'"
             if os.environ.get("REQUIRE_FRONT_ENDS") == "1":
@@ -44,7 +44,7 @@ def test_every_page_is_in_a_table_of_contents(site: Path) -> None:
 
 def test_every_setting_is_in_the_reference(site: Path) -> None:
     page = (site / "reference" / "settings.html").read_text()
-    for name in OPTIONS:
+    for name in SERVE.fields:
         assert f'id="setting-{key_name(name)}"' in page
         assert f"{variable_name(name)}<" in page
 
@@ -56,3 +56,17 @@ def test_the_site_needs_no_network(site: Path) -> None:
             tag = match[0]
             if "canonical" not in tag:
                 assert not re.search(r"(?:src|href)=\"(?:https?:)?//", tag), tag
+
+
+def test_the_sidebar_shows_the_groups_of_guides(site: Path) -> None:
+    page = (site / "howto" / "nginx.html").read_text()
+    captions = re.findall(r'class="caption-text">([^<]+)<', page)
+    assert captions[1:5] == ["Web servers", "Frameworks", "Operate", "Develop"]
+    tree = page[page.index("caption-text") :]
+    for guide in (DOCS / "howto").glob("*.md"):
+        assert f'href="{guide.stem}.html"' in tree or guide.stem in ("index", "nginx"), guide
+
+
+def test_the_copy_button_leaves_the_prompt_out(site: Path) -> None:
+    assert "formatCopyText(text, '$ '," in (site / "_static" / "copybutton.js").read_text()
+    assert "_static/copybutton.js" in (site / "howto" / "nginx.html").read_text()

@@ -1,4 +1,4 @@
-"""The tutorial, followed line by line: its files are written and its commands run."""
+"""Follow the tutorial line by line: write its files and run its commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.frontends import WebServer, command, find
+from support.front_ends.servers import WebServer, command, find
 from support.pages import TUTORIAL, Block, blocks
 from support.processes import Process, ProcessGroup
 
@@ -41,7 +41,7 @@ class Reader:
     """Does what the tutorial says.
 
     Args:
-        group: the group of what is started.
+        group: starts the processes.
         folder: the folder of the tutorial; it has a virtual environment.
     """
 

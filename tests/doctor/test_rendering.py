@@ -1,4 +1,4 @@
-"""The report as a page, as text and as JSON: whole, escaped, and without secrets."""
+"""Test the report as a page, as text and as JSON: complete, escaped, and without secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from support.seen import HAPROXY, LIGHTTPD, NGINX, environ_of
+from support.wire import HAPROXY, LIGHTTPD, NGINX, environ_of
 
 from vsgi_fcgi.doctor import Doctor
 
@@ -80,8 +80,9 @@ def test_each_client_gets_what_it_asks_for(accept: str, kind: str) -> None:
     assert (status, headers["Content-Type"]) == ("200 OK", kind)
     assert headers["Cache-Control"] == "no-store"
     assert int(headers["Content-Length"]) == len(text.encode())
-    assert "This is vsgi-fcgi doctor, and not the app." in text
-    for word in ("SCRIPT_NAME was the whole path", "fastcgi_param PATH_INFO $uri;", "nginx/1.22.1"):
+    assert "This is vsgi-fcgi doctor and not your app." in text
+    split = "fastcgi_param PATH_INFO       $uri;"
+    for word in ("SCRIPT_NAME was the whole path", split, "nginx/1.22.1"):
         assert word in text
     assert "fastcgi_param SCRIPT_NAME" in text
 
@@ -132,7 +133,7 @@ def test_what_cannot_be_seen_is_escaped() -> None:
     text = ask({**LIGHTTPD, "HTTP_X": "a\x1b[31m\xc3\xa9\x00", "HTTP_LONG": "x" * 5000})[2]
     assert "\x1b" not in text
     assert "a\\x1b[31m" in text
-    assert "5000 characters in all" in text
+    assert "5000 characters in total" in text
 
 
 def test_no_terminal_is_told_what_to_do() -> None:
@@ -159,14 +160,14 @@ def test_a_report_on_a_long_request_is_short() -> None:
 def test_a_body_is_not_for_an_authorizer() -> None:
     report = json.loads(ask({**LIGHTTPD, "CONTENT_LENGTH": ""}, "application/json", role=2)[2])
     (change,) = [item for item in report["changes"] if item["name"] == "CONTENT_LENGTH"]
-    assert change["why"] == "the body is not for an authorizer"
+    assert change["why"] == "an authorizer gets no body"
 
 
 def test_an_authorizer_lets_nobody_through() -> None:
     for accept in ("", "text/html", "application/json"):
         status, _, text = ask(LIGHTTPD, accept, role=2)
         assert status == "403 Forbidden"
-        assert "lets nobody through" in " ".join(text.split())
+        assert "denies every request" in " ".join(text.split())
     trial = {**LIGHTTPD, "QUERY_STRING": "doctor=stream"}
     assert ask(trial, role=2)[0] == "403 Forbidden"
 
@@ -179,14 +180,57 @@ def test_what_is_changed_is_told() -> None:
     assert changes["HTTP_PROXY"]["became"] == changes["CONTENT_LENGTH"]["became"] == "(absent)"
     assert (changes["HTTP_X"]["came"], changes["HTTP_X"]["became"]) == ("1 | 2", "1, 2")
     assert changes["SERVER_NAME"]["became"] == "other"
-    assert changes["SERVER_NAME"]["why"] == "it came more than once: the last one counts"
-    assert "vsgi_fcgi.seen" not in report["environ"]
+    assert changes["SERVER_NAME"]["why"] == "it arrived more than once: the last value is used"
+    assert "vsgi_fcgi.wire" not in report["environ"]
     assert set(changes) == {"HTTP_PROXY", "CONTENT_LENGTH", "HTTP_X", "SERVER_NAME", "SCRIPT_NAME"}
     assert report["params"][-2:] == [["HTTP_X", "2"], ["SERVER_NAME", "other"]]
+
+
+@pytest.mark.parametrize(
+    ("params", "became", "why"),
+    [
+        (HAPROXY, "1, 2", "the values are joined"),
+        (LIGHTTPD, "2", "the last value is used"),
+        (
+            {"SERVER_SOFTWARE": "h2o/2.2.5", "REQUEST_METHOD": "GET"},
+            "1",
+            "the value from the configuration is used",
+        ),
+    ],
+)
+def test_what_becomes_of_a_repeated_header_is_told(
+    params: dict[str, str], became: str, why: str
+) -> None:
+    text = ask({"HTTP_X": "1", **params}, "application/json", more=[("HTTP_X", "2")])[2]
+    (change,) = [item for item in json.loads(text)["changes"] if item["name"] == "HTTP_X"]
+    assert change["became"] == became
+    assert change["why"] == f"it arrived more than once: {why}"
 
 
 def test_the_worst_comes_first() -> None:
     params = {**NGINX, "HTTP_CONTENT_TYPE": "a/b"}
     report = json.loads(ask(params, "application/json")[2])
     assert [item["code"] for item in report["findings"]] == ["type-missing", "path-whole"]
-    assert report["verdict"] == "2 things are to be changed."
+    assert report["verdict"] == "2 problems found."
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({"SCRIPT_NAME": "", "PATH_INFO": "/a/b"}, "No problem found in this request."),
+        ({}, "1 problem found."),
+        (
+            {"SCRIPT_NAME": "", "PATH_INFO": "/a/b", "SERVER_PORT": "8080"},
+            "No problem found, 1 possible problem to check.",
+        ),
+        (
+            {"PATH_INFO": "", "SERVER_PORT": "8080", "HTTP_CONTENT_TYPE": "a/b"},
+            "1 problem found, 2 possible problems to check.",
+        ),
+    ],
+)
+def test_the_headline_counts_what_is_certain_and_what_is_not(
+    change: dict[str, str], verdict: str
+) -> None:
+    report = json.loads(ask({**NGINX, **change}, "application/json")[2])
+    assert report["verdict"] == verdict

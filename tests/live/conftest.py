@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.places import PLACES, WORKERS, Fronts, Place
+from support.front_ends.places import PLACES, WORKERS, Fronts, Place
 
 _NEVER_LOGGED = ("a bug in the server", "ContractBroken", "AssertionError", "WSGIWarning")
 """What the checks inside the server's process would leave in its log."""

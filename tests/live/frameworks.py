@@ -1,4 +1,4 @@
-"""What a Flask and a Django app must do alike, through every web server."""
+"""Tests that a Flask app and a Django app must both pass, behind every web server."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from support.front_ends.places import Place
 from support.http import Browser
-from support.places import Place
 
 
 def described(name: str, data: bytes) -> dict[str, Any]:
-    """How the apps answer what was uploaded."""
+    """Return the apps' response to an upload."""
     digest = hashlib.sha256(data).hexdigest()
     return {"filename": f"{name}.bin", "length": len(data), "sha256": digest}
 

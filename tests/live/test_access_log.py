@@ -1,4 +1,4 @@
-"""The access log of the command: behind real web servers, and through every kind of end."""
+"""Test the access log behind real web servers, for every way in which a request can end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.fcgi import Client as FastCGIClient
-from support.frontends import AppServer, Lighttpd, Nginx, command
+from support.fcgi.peer import Client as FastCGIClient
+from support.front_ends.servers import AppServer, Lighttpd, Nginx, command
 from support.gates import Gate
 from support.http import request
 from support.lines import LogFile
@@ -108,12 +108,12 @@ def test_what_a_sudden_end_cuts_off_has_its_lines(
     [
         (
             ["--access-log", "/no/such/folder/log"],
-            "vsgi-fcgi: the access log /no/such/folder/log cannot be opened: No such file or"
-            " directory; name a file that this user may write to\n",
+            "vsgi-fcgi: access log /no/such/folder/log: the file cannot be opened: No such file or"
+            " directory; choose a file that this user may write to\n",
         ),
         (
             ["--access-log-format", "%(staus)s", "--check-config"],
-            "vsgi-fcgi: --access-log-format has %(staus)s, which is no value of a request;",
+            "vsgi-fcgi: --access-log-format contains %(staus)s, which is unknown;",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rules for ``/admin`` of an app beside what is printed for it, and ways to write that path."""
+"""Test access rules for ``/admin`` next to a printed configuration, for all spellings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 import pytest
-from support.frontends import EXAMPLES
+from support.front_ends.printed import PROGRAMS, Printed
+from support.front_ends.servers import EXAMPLES
 from support.http import request
-from support.printed import PROGRAMS, Printed
 from support.processes import ProcessGroup
 
 MOUNT = "/app"

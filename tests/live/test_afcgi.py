@@ -1,4 +1,4 @@
-"""The example of ``examples/afcgi``: many slow requests through nginx and the relay."""
+"""Test ``examples/afcgi``: many slow requests through nginx and the relay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support.frontends import EXAMPLES, find, search_path
+from support.front_ends.servers import EXAMPLES, find, search_path
 from support.http import connect
 from support.processes import Process, ProcessGroup, free_port, wait_until
 

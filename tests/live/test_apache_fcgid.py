@@ -1,6 +1,6 @@
-"""Apache with mod_fcgid, which starts the app's processes: ``examples/apache-fcgid.conf``.
+"""Test Apache with mod_fcgid, which starts the processes: ``examples/apache-fcgid.conf``.
 
-What it does with an authorizer is in test_roles.py, and with ``.htaccess`` in test_shared_host.py.
+test_roles.py tests it with an authorizer, and test_shared_host.py with ``.htaccess``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import IncompleteRead
 
 import pytest
-from support.apache import ApacheFcgid
-from support.frontends import EXAMPLES
+from support.front_ends.apache import ApacheFcgid
+from support.front_ends.servers import EXAMPLES
 from support.gates import Gate, check_stream
-from support.http import connect, receive, request
+from support.http import request
 from support.processes import ProcessGroup, wait_until
 
 APP = "--threads 1 apps.routes:app"
@@ -35,7 +35,7 @@ def test_the_example(processes: ProcessGroup) -> None:
         assert f"You asked for: GET {path}\n" in answer.text
     assert len(apache.pids()) == 1
     assert apache.process.stop() == 0
-    # The process was told to stop, and ended by itself.
+    # The process got SIGTERM and exited.
     assert not apache.pids()
     assert "INFO stopped\n" in apache.server_log()
     assert "terminated by calling exit(), return code: 0" in apache.error_log()
@@ -87,8 +87,8 @@ def test_a_process_has_one_request_at_a_time(apache: ApacheFcgid) -> None:
 
 def test_a_request_has_a_connection_of_its_own(apache: ApacheFcgid) -> None:
     names = ("connections_accepted", "requests_in_flight")
-    first = request(apache.port, "/figures").json()
-    second = request(apache.port, "/figures").json()
+    first = request(apache.port, "/stats").json()
+    second = request(apache.port, "/stats").json()
     assert [second[name] - first[name] for name in names] == [1, 0]
 
 
@@ -110,30 +110,10 @@ def test_an_app_that_fails(apache: ApacheFcgid) -> None:
     wait_until(lambda: "RuntimeError: a secret of the app" in apache.error_log(), "the log")
 
 
-def test_an_answer_that_breaks_off(apache: ApacheFcgid) -> None:
-    """Apache puts a page about it at the end: only a length tells the client."""
-    received = {}
-    for path in ("/fail_midway?pieces=1", "/short"):
-        with connect(apache.port) as sock:
-            head = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-            sock.sendall(head.encode())
-            received[path] = b"".join(receive(sock))
-        assert received[path].startswith(b"HTTP/1.1 200 OK\r\n")
-        assert b"<title>500 Internal Server Error</title>" in received[path]
-    assert received["/fail_midway?pieces=1"].endswith(b"\r\n0\r\n\r\n")
-    rest = received["/short"].partition(b"\r\n\r\n")[2]
-    assert rest.startswith(b"less<!DOCTYPE")
-    assert len(rest) < 1000
-
-
 def test_apaches_own_limits(processes: ProcessGroup) -> None:
-    """What a site has that leaves them as they are."""
+    """The configuration of a site that does not change them."""
     extra = ("FcgidOutputBufferSize 65536", "FcgidMaxRequestLen 131072")
     apache = ApacheFcgid(processes, APP, extra=extra)
-    # Where Apache gathers answers, its page takes the place of a short one that breaks off.
-    answer = request(apache.port, "/short")
-    assert answer.status == 500
-    assert answer.body.startswith(b"<!DOCTYPE")
     body = bytes(131072)
     assert request(apache.port, "/upload", method="PUT", body=body).status == 200
     assert request(apache.port, "/upload", method="PUT", body=body + b"x").status == 500
@@ -159,7 +139,7 @@ def test_a_request_while_apache_is_stopped(processes: ProcessGroup) -> None:
 def test_a_request_while_apache_stops_gracefully(
     processes: ProcessGroup, number: signal.Signals
 ) -> None:
-    """It ends well, and only then the process is told to stop."""
+    """It is completed, and only then the process gets SIGTERM."""
     apache = ApacheFcgid(processes, APP)
     with Gate(processes.folder) as gate, ThreadPoolExecutor(1) as pool:
         held = pool.submit(request, apache.port, gate.url)
@@ -181,7 +161,7 @@ def test_a_request_while_apache_stops_gracefully(
 
 
 def test_processes_that_apache_ends(processes: ProcessGroup) -> None:
-    """First by SIGTERM: an idle one ends by itself, one with a stuck request soon by SIGKILL."""
+    """SIGTERM comes first: an idle process exits, one with a stuck request gets SIGKILL."""
     intervals = ("BusyScanInterval 1", "IdleScanInterval 1", "ErrorScanInterval 1")
     limits = ("BusyTimeout 1", "IdleTimeout 1", "MinProcessesPerClass 0")
     extra = tuple(f"Fcgid{line}" for line in (*intervals, *limits))

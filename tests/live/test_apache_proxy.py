@@ -1,6 +1,6 @@
-"""Apache with mod_proxy_fcgi in every way that ``examples/apache-proxy.conf`` has.
+"""Test Apache with mod_proxy_fcgi in all modes of ``examples/apache-proxy.conf``.
 
-What it has in common with other web servers is in test_more_front_ends.py.
+test_more_front_ends.py has the tests that it shares with other web servers.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import hashlib
 from collections.abc import Iterator
 
 import pytest
-from support.frontends import EXAMPLES, AppServer
+from support.front_ends.more_servers import ApacheProxy
+from support.front_ends.servers import EXAMPLES, AppServer
 from support.gates import check_stream
 from support.http import Client, request
-from support.more_frontends import ApacheProxy
 from support.processes import ProcessGroup, wait_until
 
 UNIX, TCP, HANDLER, HANDLER_TCP = PLACES = ("", "/tcp", "/handler", "/handler-tcp")
@@ -66,7 +66,7 @@ def test_uploads_arrive_whole(apache: ApacheProxy, prefix: str) -> None:
 
 def accepted(client: Client, prefix: str) -> int:
     """How many connections the server has accepted."""
-    return int(client.request("GET", f"{prefix}/figures").json()["connections_accepted"])
+    return int(client.request("GET", f"{prefix}/stats").json()["connections_accepted"])
 
 
 @pytest.mark.parametrize("prefix", [UNIX, TCP, HANDLER])

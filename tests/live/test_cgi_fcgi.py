@@ -1,4 +1,4 @@
-"""cgi-fcgi, the CGI bridge of the FastCGI developer's kit."""
+"""Test cgi-fcgi, the CGI bridge of the FastCGI developer's kit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from support.frontends import APPS, AppServer, command, find
+from support.front_ends.servers import APPS, AppServer, command, find
 from support.processes import ProcessGroup, wait_until
 
 APP = "apps.routes:app"
@@ -63,9 +63,12 @@ def test_the_bridge(processes: ProcessGroup, kind: str, worker: str) -> None:
 
 
 def test_it_starts_the_server_on_descriptor_0(processes: ProcessGroup) -> None:
-    """``-start`` passes no arguments, so the program is a script of two lines."""
+    """``-start`` passes no arguments, so the program is a script of two lines.
+
+    libfcgi 2.4.5 sends SIGTERM to its process group before it exits, with all that it has started.
+    """
     script = processes.folder / "app.fcgi"
-    script.write_text(f"#!/bin/sh\nexec {command(processes)} --chdir {APPS} {APP}\n")
+    script.write_text(f"#!/bin/sh\nexec setsid {command(processes)} --chdir {APPS} {APP}\n")
     script.chmod(0o755)
     start = [find("cgi-fcgi"), "-start", "-connect", "app.sock", str(script), "2"]
     assert processes.start(start).wait() == 0

@@ -1,4 +1,4 @@
-"""The client against applications that serve one request at a time: fcgiwrap (libfcgi) and PHP."""
+"""Test the client with applications that serve one request at a time: fcgiwrap and PHP."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 import gevent
 import pytest
 from support.asking import asking, only, together
-from support.frontends import find
+from support.flup import connects
+from support.front_ends.servers import find
 from support.processes import ProcessGroup, wait_until
 
 from vsgi_fcgi.client import FastCGIClient
-from vsgi_fcgi.client.fastcgi_client import Response
+from vsgi_fcgi.client.client import Response
 
 PROCESSES = 2
 """How many requests an application serves at a time."""
@@ -87,7 +88,7 @@ def php(group: ProcessGroup) -> App:
     environ = {"PHP_FCGI_CHILDREN": str(PROCESSES)}
     settings = ["-n", "-d", "post_max_size=100M"]
     group.start([find("php-cgi"), *settings, "-b", str(path)], env=environ)
-    wait_until(path.exists, "PHP's socket")
+    wait_until(lambda: connects(path), "PHP to accept")
     return App(f"unix:{path}", script)
 
 

@@ -1,11 +1,11 @@
-"""A Django project through lighttpd and nginx."""
+"""Test a Django project behind lighttpd and nginx."""
 
 from __future__ import annotations
 
 from live import frameworks
-from support.frontends import EXAMPLES, Lighttpd
+from support.front_ends.places import Place
+from support.front_ends.servers import EXAMPLES, Lighttpd
 from support.http import request
-from support.places import Place
 from support.processes import ProcessGroup
 
 APP = "apps.django_site:app"

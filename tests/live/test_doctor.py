@@ -1,21 +1,21 @@
-"""The doctor behind real web servers: it finds what is wrong, and its lines put that right."""
+"""Test the doctor behind real web servers: it finds problems, and its lines solve them."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.doctor import DoctorServer, Site, codes, lines, slowly
-from support.frontends import HAProxy, Nginx, WebServer, command, find
-from support.http import request
-from support.misconfigured import (
+from support.front_ends.misconfigured import (
     APACHE_PASS,
     APACHE_SITE,
     AUTHORIZED,
@@ -29,9 +29,11 @@ from support.misconfigured import (
     DoctorNginx,
     nginx_site,
 )
-from support.more_frontends import H2O, ApacheProxy, Caddy, LighttpdExternal
-from support.processes import Process, ProcessGroup
-from support.sites import ApacheSites, LighttpdSites, Sites
+from support.front_ends.more_servers import H2O, ApacheProxy, Caddy, LighttpdExternal
+from support.front_ends.servers import HAProxy, Nginx, WebServer, command, find
+from support.front_ends.sites import ApacheSites, LighttpdSites, Sites
+from support.http import request
+from support.processes import Process, ProcessGroup, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +67,20 @@ def both(
     with ExitStack() as stack:
         groups = [
             stack.enter_context(ProcessGroup(tmp_path_factory.mktemp(f"{request.param}-{state}")))
-            for state in ("wrong", "mended", "doctor", "doctor-again")
+            for state in ("wrong", "fixed", "doctor", "doctor-again")
         ]
-        # Each knows what has happened to it before.
+        # Each doctor remembers earlier requests.
         doctor, again = (DoctorServer(group) for group in groups[2:])
         configs = {name: case.config.replace("LINES", case.there) for name, case in cases.items()}
         sites = run_sites(groups[0], kind, configs, doctor)
-        before, mended = {}, {}
+        before, fixed = {}, {}
         for name, case in cases.items():
             report = before[name] = case.ask(Site(sites.port, f"{name}.auto"))
             assert report is not None, sites.error_log()
             assert case.code in codes(report, "findings" if case.counts else "remarks"), report
             printed = case.apply(lines(report, case.code))
-            mended[name] = case.config.replace("LINES", printed)
-        sites = run_sites(groups[1], kind, mended, again)
+            fixed[name] = case.config.replace("LINES", printed)
+        sites = run_sites(groups[1], kind, fixed, again)
         yield {
             name: (before[name], case.ask(Site(sites.port, f"{name}.auto")))
             for name, case in cases.items()
@@ -100,7 +102,7 @@ def test_what_is_wrong_is_found_and_the_lines_put_it_right(
             assert codes(after) == [], (name, after["findings"])
 
 
-# What no line of the web server puts right, or none as well: a mount point that is named.
+# Sites that need --script-name, because no line of the web server helps as much.
 NAMED: dict[str, tuple[type[Sites], str, str, str, list[str]]] = {
     "lighttpd, a hidden script": (
         LighttpdSites,
@@ -150,8 +152,8 @@ def test_a_path_that_is_not_below_the_mount_point(processes: ProcessGroup) -> No
     assert codes(site.ask("/shop/a")) == []
     report = site.ask("/shopping")
     assert codes(report) == ["path-outside"]
-    mended = f"server {{ listen LISTEN; server_name HOST; {lines(report, 'path-outside')} }}"
-    sites = run_sites(processes, DoctorNginx, {"site": mended}, doctor)
+    fixed = f"server {{ listen LISTEN; server_name HOST; {lines(report, 'path-outside')} }}"
+    sites = run_sites(processes, DoctorNginx, {"site": fixed}, doctor)
     site = Site(sites.port, "site.auto")
     assert codes(site.ask("/shop/a")) == []
     assert site.ask("/shopping") is None
@@ -251,15 +253,38 @@ def test_nothing_is_wrong_with_the_examples(processes: ProcessGroup, name: str) 
             assert report["facts"]["SCRIPT_NAME"] == (mount or '""')
         assert codes(site.post(f"{mount}/a", b"x=1", Content_Type="text/x")) == []
         trial = site.ask(f"{mount}/a?doctor=authorization", **AUTHORIZED)
-        assert (codes(trial), trial["outcome"]) == ([], "Authorization came.")
+        assert (codes(trial), trial["trial_result"]) == ([], "The Authorization header arrived.")
         if name in ("nginx", "haproxy", "apache") and mount != "/unbuffered":
             trial = site.several(f"{mount}/a?doctor=keep-alive")
             assert codes(trial) == []
-            assert trial["outcome"].endswith("connections are used again.")
+            assert trial["trial_result"].endswith("connections are reused.")
+
+
+def test_a_reload_of_nginx_is_no_dropped_connection(
+    processes: ProcessGroup, doctor: DoctorServer
+) -> None:
+    """Its old workers close the connections that they keep."""
+    upstream = "upstream kept { server 127.0.0.1:PORT; keepalive 4; }\n"
+    config = upstream + nginx_site(f"{NGINX_PARAMS} fastcgi_pass kept; fastcgi_keep_conn on;")
+    sites = run_sites(processes, DoctorNginx, {"site": config}, doctor)
+    site = Site(sites.port, "site.auto")
+    for _ in range(5):
+        report = site.ask("/a")
+        assert report["facts"]["Connection"].endswith("request 1 on it, to keep open")
+        assert codes(report) == []
+        old = _workers(sites.process)
+        sites.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: _workers(sites.process).isdisjoint(old), "new workers")  # noqa: B023
+
+
+def _workers(process: Process) -> set[str]:
+    """The processes that a web server has started."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return set(path.read_text().split())
 
 
 def test_what_is_known_of_mod_fcgid(processes: ProcessGroup) -> None:
-    """It starts the doctor by itself, which has no trouble with that."""
+    """mod_fcgid starts the doctor, which works there, too."""
 
     class Fcgid(ApacheSites):
         def _spawn(self, group: ProcessGroup, name: str) -> Process:
@@ -274,9 +299,9 @@ def test_what_is_known_of_mod_fcgid(processes: ProcessGroup) -> None:
     assert report["facts"]["Web server"].startswith("Apache with mod_fcgid")
     assert codes(report) == ["authorization-missing"]
     printed = lines(report, "authorization-missing").replace('"/"', '"/app"')
-    mended = config.replace("</VirtualHost>", f"{printed}\n</VirtualHost>")
+    fixed = config.replace("</VirtualHost>", f"{printed}\n</VirtualHost>")
     with subgroup(processes, "again") as group:
-        sites = run_sites(group, Fcgid, {"site": mended}, doctor)
+        sites = run_sites(group, Fcgid, {"site": fixed}, doctor)
         report = Site(sites.port, "site.auto").ask("/app/b?doctor=authorization", **AUTHORIZED)
         assert codes(report) == []
 
@@ -292,12 +317,12 @@ def test_a_relay_is_seen(processes: ProcessGroup) -> None:
         nginx = Site(port, f"localhost:{port}")
         report = nginx.ask("/a")
         assert codes(report) == []
-        assert "through a relay" in report["facts"]["Web server"]
+        assert "behind a relay" in report["facts"]["Web server"]
         assert [remark["code"] for remark in report["remarks"]] == ["relayed"]
         trial = nginx.together("/a?doctor=multiplexing")
         assert codes(trial) == []
         assert re.fullmatch(
-            r"Of \d requests at the same time, \d shared a connection\.", trial["outcome"]
+            r"Of \d requests at the same time, \d shared a connection\.", trial["trial_result"]
         )
 
 
@@ -306,10 +331,11 @@ def test_the_commands_that_are_offered_run_as_they_are(processes: ProcessGroup) 
     doctor = DoctorServer(processes)
     port = HAProxy(processes, doctor).port
     report = Site(port, f"localhost:{port}").ask("/a%20b/'c'[1]")
-    commands = {offer["name"]: offer["command"] for offer in report["offers"]}
+    commands = {trial["name"]: trial["command"] for trial in report["trials"]}
     assert [*commands] == [
         "path",
         "authorization",
+        "header",
         "upload",
         "stream",
         "keep-alive",
@@ -323,10 +349,10 @@ def test_the_commands_that_are_offered_run_as_they_are(processes: ProcessGroup) 
 
     with ThreadPoolExecutor(len(commands)) as pool:
         said = dict(zip(commands, pool.map(run, commands.values()), strict=True))
-    assert "Nothing wrong can be seen in this request." in said["path"]
-    assert said["authorization"] == "Authorization came.\n"
-    assert said["upload"].startswith("The web server gathers a body before it passes it on.")
+    assert "No problem found in this request." in said["path"]
+    assert said["authorization"] == "The Authorization header arrived.\n"
+    assert said["upload"].startswith("The web server buffers the whole body before it forwards it.")
     assert "with a CONTENT_LENGTH of 8" in " ".join(said["upload"].split())
     assert "line 4 of 4, written at" in said["stream"]
-    assert "connections are used again." in said["keep-alive"]
+    assert "connections are reused." in said["keep-alive"]
     assert "shared a connection." in said["multiplexing"]

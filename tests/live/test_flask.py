@@ -1,13 +1,13 @@
-"""A Flask app through lighttpd and nginx."""
+"""Test a Flask app behind lighttpd and nginx."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from live import frameworks
-from support.frontends import EXAMPLES, Lighttpd
+from support.front_ends.places import Place
+from support.front_ends.servers import EXAMPLES, Lighttpd
 from support.http import request
-from support.places import Place
 from support.processes import ProcessGroup, wait_until
 
 APP = "apps.flask_site:app"

@@ -1,11 +1,11 @@
-"""Scripts that were made for flup, behind web servers."""
+"""Test scripts that were written for flup, behind web servers."""
 
 from __future__ import annotations
 
 import hashlib
 
 from support.flup import FlupScript, LighttpdWithScript, install_example, write_script
-from support.frontends import EXAMPLES, Nginx
+from support.front_ends.servers import EXAMPLES, Nginx
 from support.gates import Gate
 from support.http import Client, request
 from support.processes import ProcessGroup, wait_until
@@ -29,8 +29,8 @@ def test_lighttpd_starts_the_script(processes: ProcessGroup) -> None:
     body = bytes(range(256)) * 1000
     expected = f"{len(body)} {hashlib.sha256(body).hexdigest()}\n"
     assert request(lighttpd.port, "/upload", method="POST", body=body).text == expected
-    # What is not honoured is in the web server's log, with the line of the script.
-    assert "script.fcgi:9: UserWarning: maxSpare=2 is not honoured" in lighttpd.error_log()
+    # The web server's log names ignored arguments, with the line of the script.
+    assert "script.fcgi:9: UserWarning: maxSpare=2 is ignored" in lighttpd.error_log()
     lighttpd.process.stop(within=5)
     wait_until(lambda: not processes.pids(), "the script's end", 5)
     assert "the end of the script" in lighttpd.error_log()
@@ -46,6 +46,7 @@ def test_a_script_that_listens_for_nginx(processes: ProcessGroup) -> None:
         assert client.request("POST", "/upload", body).text == expected
         # One thread waits, and another one answers.
         with Gate(processes.folder) as gate, Client(nginx.port) as other:
+            # The client of the tests, whose get() would wait for the answer.
             other._connection.request("GET", gate.url)
             gate.wait_for_app()
             assert client.request("GET", "/echo").status == 200

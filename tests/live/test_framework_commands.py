@@ -1,4 +1,4 @@
-"""The commands of the frameworks, started by lighttpd on descriptor 0."""
+"""Test the commands of the frameworks, started by lighttpd on descriptor 0."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from support.django_project import DjangoProject
 from support.flup import LighttpdWithScript
-from support.frontends import APPS
+from support.front_ends.servers import APPS
 from support.http import Browser, request
 from support.processes import ProcessGroup, wait_until
 

@@ -1,4 +1,4 @@
-"""What is special about h2o, with ``examples/h2o.yaml`` and ``examples/h2o-spawn.yaml``."""
+"""Test the special behaviour of h2o: ``examples/h2o.yaml`` and ``examples/h2o-spawn.yaml``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, IncompleteRead
 
 import pytest
-from support.frontends import APPS, EXAMPLES, AppServer, WebServer, find, search_path
+from support.front_ends.hosts import not_as_root, replaced
+from support.front_ends.more_servers import H2O
+from support.front_ends.servers import APPS, EXAMPLES, AppServer, WebServer, find, search_path
 from support.gates import Gate
-from support.hosts import not_as_root, replaced
 from support.http import connect, request
-from support.more_frontends import H2O
 from support.processes import Process, ProcessGroup, wait_until
 
 APP = "apps.routes:app"
@@ -48,7 +48,7 @@ def test_headers_that_are_split_over_records_and_repeated(h2o: H2O) -> None:
 
 def test_a_connection_for_each_request_and_none_before_it_is_complete(h2o: H2O) -> None:
     def accepted() -> int:
-        count: int = request(h2o.port, "/figures").json()["connections_accepted"]
+        count: int = request(h2o.port, "/stats").json()["connections_accepted"]
         return count
 
     before = accepted()
@@ -111,7 +111,7 @@ class H2OSpawn(WebServer):
 
     Args:
         group: the group that it belongs to.
-        changes: what is written otherwise in the file.
+        changes: replacements in the file.
     """
 
     def __init__(self, group: ProcessGroup, *changes: tuple[str, str]) -> None:

@@ -1,7 +1,7 @@
-"""The command writes to a real systemd-journald, and journalctl reads what has come.
+"""Test the log in a real systemd-journald, read with journalctl.
 
-The journal runs in namespaces that end with the test. There it is where the machine's own would
-be, which never hears of it.
+The journal runs in namespaces that end with the test. There it has the place of the machine's
+journal, which gets no records.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
         env={
             **os.environ,
             **{"PYTHON": sys.executable, "DRIVER": DRIVER, "JOURNALD": _JOURNALD},
-            "PYTHONPATH": f"{tests.parent}:{tests}",
+            "PYTHONPATH": str(tests),
         },
         capture_output=True,
         text=True,
@@ -97,11 +97,12 @@ def by(entries: list[dict[str, str]], identifier: str) -> list[dict[str, str]]:
 
 
 def test_messages_and_priorities(entries: list[dict[str, str]]) -> None:
-    first, *middle, last = [
+    first, listening, *middle, last = [
         (entry["PRIORITY"], entry["MESSAGE"]) for entry in by(entries, "vsgi-fcgi")
     ]
-    assert first[0] == "6"
-    assert first[1].startswith("listening on fcgi+unix://")
+    assert first[0] == listening[0] == "6"
+    assert first[1].startswith("vsgi_fcgi ")
+    assert listening[1].startswith("listening on fcgi+unix://")
     assert ("3", "written\nby the app") in middle
     assert last == ("6", "stopped")
 
@@ -112,6 +113,7 @@ def test_where_an_entry_was_made(entries: list[dict[str, str]]) -> None:
     assert entry["LOGGER"] == "vsgi_fcgi.app"
     assert entry["THREAD_NAME"].startswith("vsgi-fcgi-")
     assert said["stopped"]["CODE_FILE"].endswith("/server.py")
+    # The journal names the function that has logged.
     assert said["stopped"]["CODE_FUNC"] == "_serve"
     assert int(said["stopped"]["CODE_LINE"]) > 1
     assert len({entry["_PID"] for entry in said.values()}) == 1

@@ -1,4 +1,4 @@
-"""lighttpd spawns the server on descriptor 0, with ``examples/lighttpd.conf``."""
+"""Test lighttpd, which starts the server on descriptor 0: ``examples/lighttpd.conf``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.frontends import EXAMPLES, AppServer, Lighttpd
+from support.front_ends.more_servers import LighttpdExternal
+from support.front_ends.servers import EXAMPLES, AppServer, Lighttpd
 from support.gates import Gate
 from support.http import connect, receive, request
-from support.more_frontends import LighttpdExternal
 from support.processes import ProcessGroup, wait_until
 
 APP = "apps.routes:app"
@@ -105,7 +105,7 @@ def test_a_graceful_stop_lets_a_request_end(processes: ProcessGroup) -> None:
 
 
 def test_a_signal_for_the_whole_process_group(processes: ProcessGroup) -> None:
-    """It reaches both, and lighttpd passes it on once more when it goes."""
+    """It reaches both, and lighttpd sends it again when it exits."""
     lighttpd = Lighttpd(processes, APP)
     with Gate(processes.folder) as gate, connect(lighttpd.port) as sock:
         sock.sendall(f"GET {gate.url} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -148,7 +148,7 @@ def test_a_body_that_is_too_large_is_answered_413(processes: ProcessGroup, extra
 
 
 def test_streamed_uploads(processes: ProcessGroup) -> None:
-    """The body reaches the server as it comes, and a client that leaves ends its request."""
+    """The body reaches the server while it arrives, and a client that leaves ends its request."""
     lighttpd = Lighttpd(processes, APP, extra="server.stream-request-body = 2")
     body = bytes(range(256)) * 8192
     expected = f"{len(body)} {hashlib.sha256(body).hexdigest()}\n"

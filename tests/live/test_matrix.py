@@ -1,6 +1,6 @@
-"""The same requests and the same app behind each web server.
+"""Send the same requests to the same app behind each web server.
 
-What is expected is what PEP 3333 and CGI/1.1 say, but for support/matrix_exceptions.py.
+The expected values follow PEP 3333 and CGI/1.1. support/matrix/exceptions.py has the exceptions.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from http.client import HTTPConnection
 
 import pytest
 from apps.echo import MOMENTS, content, digest
-from support.frontends import WebServer
+from support.front_ends.printed import PROGRAMS
+from support.front_ends.servers import WebServer
 from support.http import Answer, Client, connect, receive
-from support.matrix import Ask, Case, Seen, answering, check, exchange, parse, wire
-from support.matrix_answers import HEADERS_OUT, HEADS, REDIRECTS, STATUSES
-from support.matrix_exceptions import exceptions, seen_instead
-from support.matrix_requests import BODIES, HEADERS, METHODS, PATHS, QUERIES
-from support.matrix_servers import APP, MOUNT, ROWS
-from support.printed import PROGRAMS
+from support.matrix.answers import HEADERS_OUT, HEADS, REDIRECTS, STATUSES
+from support.matrix.exceptions import exceptions, seen_instead
+from support.matrix.matrix import Ask, Case, Seen, answering, check, exchange, parse, wire
+from support.matrix.requests import BODIES, HEADERS, METHODS, PATHS, QUERIES
+from support.matrix.servers import APP, MOUNT, ROWS
 from support.processes import ProcessGroup, wait_until
 
 from vsgi_fcgi.cli import main
@@ -33,7 +33,7 @@ ALL = [*METHODS, *PATHS, *QUERIES, *HEADERS, *BODIES, *STATUSES, *REDIRECTS, *HE
 MB = 1_000_000
 
 HAPROXY_GIVES_UP = b"An internal server error occurred."
-"""It answers so by itself where many requests begin at once on one connection (its issue 2568)."""
+"""HAProxy sends this itself if many requests begin at once on a connection (its issue 2568)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Behind:
     web: WebServer
 
     def check(self, cases: Iterable[Case]) -> None:
-        """Ask for all that there are here, and compare what is seen with what is expected."""
+        """Send all requests of this group, and compare the results with the expected ones."""
         here = [case for case in cases if not (case.ask.whole if self.mount else case.mounted)]
         check(self.web.port, self.mount, [(case, self.expect(case)) for case in here])
 
@@ -88,7 +88,7 @@ def test_the_exceptions_are_of_cases_and_differ_from_what_is_right() -> None:
 def test_a_slash_behind_the_mount_point_changes_nothing(
     program: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is printed for /app/ is what is run for /app."""
+    """The output for /app/ is the one that is run for /app."""
     texts = []
     for mount in (MOUNT, f"{MOUNT}/"):
         assert main(["config", program, "--script-name", mount, APP]) == 0
@@ -241,7 +241,7 @@ def crowd(port: int, prefix: str, forgiven: str = "") -> None:
             else:
                 if forgiven != "HAProxy" or HAPROXY_GIVES_UP not in answer.body:
                     return answer
-        raise AssertionError("it was asked 20 times in vain")
+        raise AssertionError("none of 20 requests succeeded")
 
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(work, range(64)))

@@ -1,4 +1,4 @@
-"""What docs/topics/web-servers.md says that helps: with it the cases are as they should be."""
+"""Test the remedies in docs/topics/web-servers.md: with them, the cases are correct."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import frontends, more_frontends
-from support.hosts import replaced
-from support.matrix import Case, check
-from support.matrix_answers import HEADERS_OUT
-from support.matrix_requests import HEADERS, PATHS, QUERIES
-from support.matrix_servers import ROWS
+from support.front_ends import servers as frontends
+from support.front_ends.hosts import replaced
+from support.matrix.answers import HEADERS_OUT
+from support.matrix.matrix import Case, check
+from support.matrix.requests import HEADERS, PATHS, QUERIES
+from support.matrix.servers import ROWS
 from support.processes import ProcessGroup
 
 CASES = {case.name: case for case in (*PATHS, *QUERIES, *HEADERS, *HEADERS_OUT)}
@@ -42,7 +42,7 @@ REMEDIES = {
         ["_ in a name", "_ alone in a name"],
     ),
 }
-"""By web server: its example, what is put in the place of what, and what is right then."""
+"""By web server: its example, the replacements in it, and the cases that are then correct."""
 
 
 @pytest.mark.parametrize("name", REMEDIES)
@@ -57,8 +57,7 @@ def test_what_helps(
     for old, new in changes.items():
         text = replaced(text, old, new)
     (examples / file).write_text(text)
-    for module in (frontends, more_frontends):
-        monkeypatch.setattr(module, "EXAMPLES", examples)
+    monkeypatch.setattr(frontends, "EXAMPLES", examples)
     web = ROWS[name][""](processes)
     check(web.port, "", [(case(name), case(name).expect) for name in names])
 

@@ -1,4 +1,4 @@
-"""Web servers in front of a server that runs by itself, with their files in ``examples/``."""
+"""Test web servers in front of a server that is already running: files of ``examples/``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from socket import SHUT_WR
 from threading import Thread
 
 import pytest
-from support.frontends import ROOT, AppServer
-from support.http import Client, request
-from support.more_frontends import H2O, ApacheProxy, Behind, Caddy, LighttpdExternal
+from support.front_ends.more_servers import H2O, ApacheProxy, Behind, Caddy, LighttpdExternal
+from support.front_ends.servers import ROOT, AppServer
+from support.http import Client, connect, receive, request
 from support.processes import ProcessGroup, wait_until
 
 APP = "apps.behind_http:app"
@@ -59,6 +60,16 @@ def test_uploads_arrive_whole(web: Behind, chunked: bool) -> None:
     seen = request(web.port, "/upload", method="PUT", body=body).json()
     assert seen["size"] == len(data)
     assert seen["digest"] == hashlib.sha256(data).hexdigest()
+
+
+def test_a_client_that_leaves_before_its_body_reaches_no_app(web: Behind) -> None:
+    """No web server ends STDIN then, which would make an empty body of it."""
+    with connect(web.port) as sock:
+        sock.sendall(b"POST /left HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        sock.shutdown(SHUT_WR)
+        assert not b"".join(receive(sock)).startswith(b"HTTP/1.1 200")
+    assert request(web.port, "/").status == 200
+    assert "no body was sent" not in web.server_log()
 
 
 def test_answers(web: Behind) -> None:

@@ -1,4 +1,4 @@
-"""Well-known apps that were served by flup, behind lighttpd, as the how-to guides have them."""
+"""Test well-known apps that flup served, behind lighttpd, as in the how-to guides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.flup import LighttpdWithScript, install_example
-from support.frontends import Lighttpd
+from support.front_ends.servers import Lighttpd
 from support.http import Client, request
 from support.processes import ProcessGroup
 

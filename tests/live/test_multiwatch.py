@@ -1,4 +1,4 @@
-"""multiwatch keeps several processes on one socket, with ``examples/multiwatch.sh``."""
+"""Test multiwatch, which keeps several processes on one socket: ``examples/multiwatch.sh``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from support.fcgi import Client
-from support.frontends import APPS, EXAMPLES, find, search_path
+from support.fcgi.peer import Client
+from support.front_ends.servers import APPS, EXAMPLES, find, search_path
 from support.gates import Gate
 from support.processes import Process, ProcessGroup, wait_until
 
@@ -74,6 +74,16 @@ def test_a_request_that_runs_ends_well(processes: ProcessGroup) -> None:
         assert client.answer(1).body == b"before\nafter\n"
     assert watch.wait() == 0
     assert watch.log().count("stopping") == watch.log().count("INFO stopped") == 2
+    assert processes.pids() == []
+
+
+def test_a_stop_during_the_import_is_no_failure(processes: ProcessGroup) -> None:
+    (processes.folder / "slow.py").write_text("open('gate').read()\napp = print\n")
+    watch = start(processes, app=f"--chdir {processes.folder} slow", procs=1)
+    with Gate(processes.folder) as gate:
+        gate.wait_for_app()
+        assert watch.stop() == 0
+    assert "SIGUSR1: stopped before the server ran" in watch.log()
     assert processes.pids() == []
 
 

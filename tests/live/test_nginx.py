@@ -1,4 +1,4 @@
-"""nginx over UNIX and TCP, with kept connections and without, by ``examples/nginx.conf``."""
+"""Test nginx over UNIX and TCP, with and without kept connections: ``examples/nginx.conf``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.frontends import EXAMPLES, AppServer, Nginx
+from support.front_ends.servers import EXAMPLES, AppServer, Nginx
 from support.gates import Gate
 from support.http import Client, connect, request
 from support.processes import ProcessGroup, wait_until
@@ -47,7 +47,7 @@ def nginx(server: AppServer) -> Nginx:
 
 def accepted(client: Client, prefix: str) -> int:
     """How many connections the server has accepted."""
-    return int(client.request("GET", f"{prefix}/figures").json()["connections_accepted"])
+    return int(client.request("GET", f"{prefix}/stats").json()["connections_accepted"])
 
 
 @pytest.mark.parametrize("prefix", [UNIX, TCP])
@@ -178,16 +178,18 @@ def test_when_an_upload_reaches_the_server(nginx: Nginx, prefix: str, connection
         assert accepted(client, TCP) == before + 1
 
 
-@pytest.mark.parametrize("size", [0, 4000, 8000])
-def test_an_answer_that_is_given_up(server: AppServer, nginx: Nginx, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "more"), [(0, 0), (4000, 0), (8200, 0), (100_000, 0), (5, 8200), (5, 60_000)]
+)
+def test_an_answer_that_is_given_up(server: AppServer, nginx: Nginx, size: int, more: int) -> None:
     """What the app writes to wsgi.errors comes before it, and nginx asks another server."""
     full = server.group.folder / "full"
-    url = f"{CAUGHT}/give_up?size={size}&full={full}"
+    url = f"{CAUGHT}/give_up?size={size}&more={more}&full={full}"
     full.touch()
     answer = request(nginx.port, f"{url}&once=yes")
     assert (answer.status, len(answer.body)) == (200, size)
     assert not full.exists()
-    # What may not be repeated goes to one server, and anything else to all.
+    # Requests that must not be repeated go to one server, and all others to every server.
     full.touch()
     assert request(nginx.port, f"{url}&once=yes", method="POST").status == 502
     full.touch()
@@ -196,11 +198,3 @@ def test_an_answer_that_is_given_up(server: AppServer, nginx: Nginx, size: int) 
     assert request(nginx.port, url).status == 200
     sign = 'FastCGI sent in stderr: "full: ask another server"'
     assert nginx.error_log().count(sign) >= 3
-
-
-def test_an_answer_that_is_too_large_to_be_given_up(server: AppServer, nginx: Nginx) -> None:
-    full = server.group.folder / "full"
-    full.touch()
-    answer = request(nginx.port, f"{CAUGHT}/give_up?size=100000&full={full}")
-    full.unlink()
-    assert (answer.status, len(answer.body)) == (200, 100_000)

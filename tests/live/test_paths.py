@@ -1,4 +1,4 @@
-"""SCRIPT_NAME and PATH_INFO behind real web servers, mounted in every way that they have."""
+"""Test SCRIPT_NAME and PATH_INFO behind real web servers, for every way to mount an app."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.frontends import AppServer
-from support.processes import ProcessGroup
-from support.sites import (
+from support.front_ends.servers import AppServer
+from support.front_ends.sites import (
     APP,
     SETTINGS,
     ApacheSites,
@@ -22,6 +21,7 @@ from support.sites import (
     NginxSites,
     Sites,
 )
+from support.processes import ProcessGroup
 
 KINDS: dict[str, type[Sites]] = {
     "lighttpd": LighttpdSites,
@@ -52,7 +52,7 @@ FOUND = {
     "caddy": {"root": ROOT, "mount-path-said": MOUNT},
 }
 
-# Sites that do not say enough: what they get by default, and what is right once it is named.
+# Sites that do not send enough: the default result, and the correct one with --script-name.
 UNKNOWN = {
     ("lighttpd", "unfixed"): (
         ROOT,
@@ -126,13 +126,13 @@ def targets(kind: str, site: str) -> dict[str, str]:
     """What to ask a site for, with the path that the web server then has."""
     found = TARGETS | {SLASHES: READ[kind]}
     if kind in ("haproxy", "caddy"):
-        # They leave a path as it is, but for the percent signs.
+        # They change nothing in a path except for the percent signs.
         found["/x/../app/%61"] = "/x/../app/a"
     if kind == "caddy" and "path" in site:
         # What takes the mount point off merges slashes, too.
         found[SLASHES] = "/app/a/b/c"
     if (kind, site) == ("apache", "script"):
-        # A rewrite decodes once more.
+        # A rewrite decodes again.
         del found["/app/%2561"]
     if kind == "apache" and site.endswith("decoded"):
         found[SLASHES] = "/app/a/b/c"
@@ -163,7 +163,7 @@ def test_by_default(sites: Sites, kind: str) -> None:
 
 @pytest.mark.parametrize(("setting", "mount"), [("root", ROOT), ("app", MOUNT)])
 def test_with_the_mount_point_named(sites: Sites, kind: str, setting: str, mount: str) -> None:
-    """It holds whatever the web server says, and what is not below it is at the root."""
+    """It overrides the web server, and paths that are not below it are at the root."""
     unknown = {site for owner, site in UNKNOWN if owner == kind}
     for site in FOUND[kind].keys() | unknown:
         if site in ("mount-stripped", "mount-path") and setting == "root":
@@ -232,13 +232,13 @@ def test_a_path_that_is_allowed(sites: Sites, kind: str, setting: str) -> None:
     ]
     reached = 0
     for site in sites.SITES:
-        # nginx is told there that everything is below /app.
+        # There, nginx's configuration says that everything is below /app.
         for target in () if "mount" in site else tricks:
             answer = sites.ask(site, setting, target)
             if answer.status == 200:
                 found = answer.json()
                 path = (found["SCRIPT_NAME"] + found["PATH_INFO"]).removeprefix("/app.fcgi")
-                # HAProxy leaves dots and slashes as they are, and so past its rule; h2o leaves two
+                # HAProxy does not change dots and slashes, so they pass its rule; h2o leaves two
                 # slashes. Caddy's rule is about a clean path, but what it sends is not.
                 left = {"haproxy": target, "caddy": unquote(target)}
                 if "//" in target:

@@ -1,4 +1,4 @@
-"""nginx, whose workers are www-data, in front of a server that root starts."""
+"""Test nginx, whose workers are www-data, in front of a server that root starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.accounts import NOBODY, WEB, PublicPython, public_folder
-from support.frontends import EXAMPLES, AppServer, Nginx
+from support.front_ends.servers import EXAMPLES, AppServer, Nginx
 from support.http import request
 from support.processes import ProcessGroup
 

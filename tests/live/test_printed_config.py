@@ -1,4 +1,4 @@
-"""What ``vsgi-fcgi config`` prints, run as it is, with the server that it names."""
+"""Run the output of ``vsgi-fcgi config`` with the server command that it names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from support.fcgi import Client
-from support.frontends import EXAMPLES
+from support.fcgi.peer import Client
+from support.front_ends.hosts import replaced
+from support.front_ends.printed import PARTS, PROGRAMS, Printed, print_config
+from support.front_ends.servers import EXAMPLES, find, program_version
 from support.http import request
-from support.printed import PARTS, PROGRAMS, Printed, print_config
 from support.processes import ProcessGroup, wait_until
 from support.systemd import activate
 
@@ -96,7 +97,7 @@ def test_what_the_app_complains_of_harms_nobody(site: tuple[Printed, str]) -> No
 
 def test_connections_are_kept_where_they_can_be(site: tuple[Printed, str]) -> None:
     web, mount = site
-    seen = [request(web.port, f"{mount}/figures").json()["accepted"] for _ in range(12)]
+    seen = [request(web.port, f"{mount}/stats").json()["accepted"] for _ in range(12)]
     if web.program in ("nginx", "apache", "haproxy"):
         # Each process of Apache has connections of its own.
         assert seen[-1] - seen[0] <= 4
@@ -104,24 +105,26 @@ def test_connections_are_kept_where_they_can_be(site: tuple[Printed, str]) -> No
         assert seen[-1] - seen[0] == 11
 
 
-def test_haproxy_shares_a_connection(processes: ProcessGroup, tmp_path: Path) -> None:
-    """With the lines that are printed for it."""
+@pytest.mark.parametrize("shares_since", ["2.4", "3.2", "9.0"])
+def test_haproxy_shares_a_connection(
+    processes: ProcessGroup, tmp_path: Path, shares_since: str
+) -> None:
+    """From a version on; the printed one is 3.2."""
 
-    def shared(text: str) -> str:
-        text, count = re.subn("^    no option .*\n", "", text, flags=re.MULTILINE)
-        assert count == 2
-        text, count = re.subn("^    #     (option .*)$", r"    \1", text, flags=re.MULTILINE)
-        assert count == 3
-        return text
+    def since(text: str) -> str:
+        return replaced(text, "version_atleast(3.2)", f"version_atleast({shares_since})")
 
-    web = Printed(processes, "haproxy", "--threads", "20", change=shared)
-    before = request(web.port, "/figures").json()["accepted"]
+    web = Printed(processes, "haproxy", "--threads", "20", change=since)
+    version = program_version(find("haproxy"), "-v")
+    shares = version >= tuple(map(int, shares_since.split(".")))
+    before = request(web.port, "/stats").json()["accepted"]
     with ThreadPoolExecutor(10) as pool:
         asked = [pool.submit(request, web.port, f"/wait?{tmp_path / 'go'}") for _ in range(10)]
-        wait_until(lambda: request(web.port, "/figures").json()["in_flight"] > 10, "ten requests")
+        wait_until(lambda: request(web.port, "/stats").json()["in_flight"] > 10, "ten requests")
         (tmp_path / "go").touch()
         assert [item.result().body for item in asked] == [b"done"] * 10
-    assert request(web.port, "/figures").json()["accepted"] - before <= 2
+    connections = request(web.port, "/stats").json()["accepted"] - before
+    assert connections <= 2 if shares else connections >= 9
 
 
 @pytest.mark.parametrize("program", PARTS)
@@ -173,6 +176,39 @@ def test_files_that_the_web_server_sends(
     # Parts of files are what the app itself knows nothing of.
     assert (answer.status, answer.body) == (206, b"what")
     assert request(web.port, "/internal-files/a%20file").status == 404
+
+
+@pytest.mark.parametrize("mount", MOUNTS)
+@pytest.mark.parametrize("standalone", [True, False])
+@pytest.mark.parametrize("program", ["lighttpd", "nginx"])
+def test_files_that_the_app_has_nothing_to_do_with(
+    program: str, standalone: bool, mount: str, processes: ProcessGroup
+) -> None:
+    """Static files and uploads, of which only those below their folders are sent."""
+    folders = {"static": processes.folder / "st.atic", "media": processes.folder / "uploads"}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "a file.css").write_text(f"in {folder.name}")
+    (processes.folder / "outside.css").write_text("not for sending")
+    words = ["--script-name", mount] if mount else []
+    if program != "lighttpd":
+        words += ["--socket", str(processes.folder / "app.sock")]
+        words += ["--socket-group", str(os.getegid())]
+    for name, folder in folders.items():
+        words += ["--static", f"{mount}/{name}={folder}"]
+    web = Printed(processes, program, *words, standalone=standalone)
+    for name, folder in folders.items():
+        answer = request(web.port, f"{mount}/{name}/a%20file.css", headers={"Range": "bytes=0-4"})
+        assert (answer.status, answer.body) == (206, f"in {folder.name}".encode()[:5])
+        if standalone:
+            assert answer.headers["Content-Type"].startswith("text/css")
+        assert request(web.port, f"{mount}/{name}/missing.css").status == 404
+        for target in ("../outside.css", "%2e%2e/outside.css", "..%2foutside.css"):
+            assert b"not for sending" not in request(web.port, f"{mount}/{name}/{target}").body
+            assert b"not for sending" not in request(web.port, f"{mount}/{name}{target}").body
+        # A path that only begins with the same letters is the app's.
+        assert _path(web, f"{mount}/{name}s/b") == (mount, f"/{name}s/b")
+    assert _path(web, f"{mount}/b") == (mount, "/b")
 
 
 def test_what_systemd_is_told_to_start(processes: ProcessGroup) -> None:

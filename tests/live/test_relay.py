@@ -1,18 +1,20 @@
-"""The relay behind nginx, lighttpd and HAProxy: all that is right without it is right with it."""
+"""Test the relay behind nginx, lighttpd and HAProxy: it changes no result."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from live import frameworks
 from live.test_responses import (
     test_a_client_that_leaves_in_a_download,
     test_a_client_that_leaves_in_an_upload,
-    test_an_answer_that_breaks_off_is_no_complete_answer,
+    test_an_answer_with_much_of_stderr_ahead_of_it,
     test_an_app_that_fails_at_once,
     test_an_upload_arrives_whole,
     test_an_upload_in_chunks_arrives_whole,
@@ -22,18 +24,20 @@ from live.test_responses import (
     test_the_environ_says_what_was_asked_for,
     test_wsgi_errors_are_in_both_logs,
 )
-from support.frontends import AppServer, HAProxy, Nginx, WebServer
+from support.fcgi import records
+from support.fcgi.scripted import HEAD, Peer, end_request, scripted, stdout
+from support.front_ends.places import PLACES, Place
+from support.front_ends.servers import AppServer, HAProxy, Nginx, WebServer
 from support.gates import Gate
 from support.http import Answer, connect, request
-from support.places import PLACES, Place
 from support.processes import ProcessGroup, wait_until
 from support.relay_server import LighttpdBeforeRelay, RelayServer
 
-# What is imported are tests, of which each runs in all the places below.
+# The imported names are tests; each runs in all the places below.
 __all__ = [
     "test_a_client_that_leaves_in_a_download",
     "test_a_client_that_leaves_in_an_upload",
-    "test_an_answer_that_breaks_off_is_no_complete_answer",
+    "test_an_answer_with_much_of_stderr_ahead_of_it",
     "test_an_app_that_fails_at_once",
     "test_an_upload_arrives_whole",
     "test_an_upload_in_chunks_arrives_whole",
@@ -167,6 +171,16 @@ def test_many_web_servers_share_one_connection(chains: Chains) -> None:
     assert behind.sockets() == before
 
 
+def test_an_answer_that_breaks_off_is_broken_or_a_502(place: Place) -> None:
+    if isinstance(place.web, HAProxy) and not place.prefix:
+        pytest.skip("it multiplexes: test_broken_answers.py has what its client sees")
+    with pytest.raises((IncompleteRead, RemoteDisconnected, ConnectionResetError)):
+        place.request("/fail_midway?pieces=30")
+    # Nothing of a small answer was sent when the relay learns that it is broken.
+    assert place.request("/short").status == 502
+    assert place.request("/echo").status == 200
+
+
 def test_stopped_and_started_anew_it_loses_nothing(processes: ProcessGroup, tmp_path: Path) -> None:
     """SIGTERM: what runs ends, who comes then finds the next one; status 0."""
     behind_folder, front = tmp_path / "behind", tmp_path / "front"
@@ -192,3 +206,28 @@ def test_stopped_and_started_anew_it_loses_nothing(processes: ProcessGroup, tmp_
         assert request(nginx.port).status == 502
         RelayServer(processes, behind)
         wait_until(lambda: request(nginx.port).status == 200, "the next relay")
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_interim_answers_of_an_upstream_reach_no_client(
+    front: str, processes: ProcessGroup
+) -> None:
+    """A web server takes the first header block for the answer, and its client waits on."""
+
+    def script(peer: Peer) -> None:
+        peer.say_values()
+        while (record := peer.read()) is not None:
+            if record.kind == records.STDIN and not record.content:
+                final = b"" if b"/never" in peer.asked[record.id].block else HEAD + b"body"
+                interim = b"Status: 102 Processing\r\n\r\n"
+                peer.send(stdout(record.id, interim + final) + end_request(record.id))
+
+    with scripted(script) as app:
+        behind = SimpleNamespace(socket=app.address.removeprefix("unix:"))
+        relay = RelayServer(processes, behind)  # type: ignore[arg-type]
+        web = FRONTS[front](processes, relay)
+        answers = [request(web.port, path) for path in ("/", "/never", "/")]
+        assert [answer.status for answer in answers] == [200, 502, 200]
+        assert [answers[0].body, answers[2].body] == [b"body", b"body"]
+        relay.process.wait_for_log("ended before the end of the headers")
+        processes.close()

@@ -1,4 +1,4 @@
-"""``--reload`` behind web servers: each edit is served, and no request is lost meanwhile."""
+"""Test ``--reload`` behind web servers: it serves each edit, and loses no request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.clients import Clients
-from support.frontends import AppServer, Lighttpd, Nginx
+from support.front_ends.servers import AppServer, Lighttpd, Nginx
 from support.http import Client
 from support.processes import ProcessGroup, wait_until
 from support.project import Project

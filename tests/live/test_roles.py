@@ -1,4 +1,4 @@
-"""An authorizer in front of files and in front of an app, with the files of ``examples/roles/``."""
+"""Test an authorizer in front of files and of an app: files of ``examples/roles/``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.frontends import EXAMPLES, ROOT, AppServer, WebServer, command, find, search_path
-from support.hosts import find_module, not_as_root
+from support.front_ends.hosts import find_module, not_as_root
+from support.front_ends.servers import (
+    EXAMPLES,
+    ROOT,
+    AppServer,
+    WebServer,
+    command,
+    find,
+    search_path,
+)
 from support.http import Answer, request
 from support.processes import Process, ProcessGroup
 

@@ -1,4 +1,4 @@
-"""Files that the web server sends, with the files of ``examples/sendfile/``."""
+"""Test files that the web server sends: files of ``examples/sendfile/``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from support.frontends import EXAMPLES, ROOT, AppServer, WebServer, find
+from support.front_ends.servers import EXAMPLES, ROOT, AppServer, WebServer, find
 from support.http import request
 from support.processes import Process, ProcessGroup
 

@@ -1,4 +1,4 @@
-"""Signals that stop: what runs may end, what has come is served, and nobody waits for ever."""
+"""Test signals that stop the server: requests in flight and queued requests are answered."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import os
+import pty
 import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,15 +23,15 @@ from pathlib import Path
 
 import pytest
 from support.clients import Clients
-from support.fcgi import Client as FastCGIClient
-from support.frontends import AppServer, Nginx
+from support.fcgi.peer import Client as FastCGIClient
+from support.front_ends.servers import APPS, AppServer, Nginx, command
 from support.gates import Gate
 from support.http import Client, request
 from support.processes import ProcessGroup, wait_until
 
 APP = "apps.routes:app"
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -120,7 +125,7 @@ import atexit, os, signal
 from pathlib import Path
 
 def app(environ, start_response):
-    raise AssertionError("nobody asks")
+    raise AssertionError("the app does not read it")
 
 def end():
     os.kill(os.getpid(), signal.SIGTERM)
@@ -179,16 +184,102 @@ def test_sigusr1_is_the_apps_if_it_wants_it(processes: ProcessGroup, kind: str, 
     server.process.stop(signal.SIGKILL)
 
 
-def test_sigusr1_stops_else(processes: ProcessGroup) -> None:
-    server = AppServer(processes, APP)
-    with Gate(processes.folder) as gate, FastCGIClient(str(server.socket)) as client:
-        client.ask(1, gate.url)
-        gate.wait_for_app()
+LOGGING = """
+[handlers.file]
+class = "logging.FileHandler"
+filename = "{folder}/error.log"
+[handlers.stderr]
+class = "logging.StreamHandler"
+[loggers.vsgi_fcgi]
+level = "INFO"
+handlers = ["file", "stderr"]
+"""
+
+
+@pytest.mark.parametrize("option", ["--no-reload", "--reload"])
+def test_sigusr1_reopens_the_log_files(processes: ProcessGroup, option: str) -> None:
+    """As logrotate wants it, which has renamed them."""
+    folder = processes.folder
+    (folder / "logging.toml").write_text("version = 1" + LOGGING.format(folder=folder))
+    logs = folder / "access.log", folder / "error.log"
+    options = ["--log-config", str(folder / "logging.toml"), "--access-log", str(logs[0])]
+    server = AppServer(processes, APP, *options, option)
+    with FastCGIClient(str(server.socket)) as client:
+        assert client.get("/errors").status == 200
+        wait_until(
+            lambda: all("/errors" in _text(log) or "a complaint" in _text(log) for log in logs),
+            "lines",
+        )
+        for log in logs:
+            log.rename(f"{log}.1")
         server.process.send_signal(signal.SIGUSR1)
-        server.process.wait_for_log("SIGUSR1: stopping")
-        gate.open()
-        assert client.answer(1).body == b"before\nafter\n"
-    assert server.process.wait(5) == 0
+        # Before anything is written to them.
+        wait_until(lambda: all(log.exists() for log in logs), "the new files")
+        wait_until(lambda: "SIGUSR1: the log files were opened again" in _text(logs[1]), "a line")
+        old = [_text(Path(f"{log}.1")) for log in logs]
+        assert client.get("/errors").status == 200
+        wait_until(lambda: "/errors" in _text(logs[0]) and "a complaint" in _text(logs[1]), "lines")
+        assert [_text(Path(f"{log}.1")) for log in logs] == old
+        assert not {f"{log}.1" for log in logs} & set(_open_files(processes))
+    assert server.process.stop() == 0
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _open_files(processes: ProcessGroup) -> list[str]:
+    fds = [link for pid in processes.pids() for link in Path(f"/proc/{pid}/fd").iterdir()]
+    names = []
+    for link in fds:
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(link))
+    return names
+
+
+ON_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("option", ["--no-reload", "--reload"])
+def test_a_terminal_that_is_closed_stops_it(processes: ProcessGroup, option: str) -> None:
+    master, slave = pty.openpty()
+    address = str(processes.folder / "app.sock")
+    argv = [sys.executable, "-c", ON_TERMINAL, str(command(processes)), "--chdir", str(APPS)]
+    argv += [option, "--socket", address, APP]
+    with subprocess.Popen(
+        argv,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        env=processes.environ(),
+    ) as process:
+        try:
+            os.close(slave)
+            wait_until(lambda: _accepts(address), "the socket")
+            with Gate(processes.folder) as gate, FastCGIClient(address) as client:
+                client.ask(1, gate.url)
+                gate.wait_for_app()
+                os.close(master)
+                wait_until(
+                    lambda: not _pending(process.pid, signal.SIGHUP), "the signal's delivery"
+                )
+                gate.open()
+                assert client.answer(1).body == b"before\nafter\n"
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+    assert not Path(address).exists()
+    wait_until(lambda: not processes.pids(), "the end of all processes", 5)
+
+
+def _accepts(address: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(address) == 0
 
 
 def _pending(pid: int, number: signal.Signals) -> bool:
@@ -314,7 +405,11 @@ def test_no_request_is_lost_when_it_stops_under_load(
     with Load(nginx.port, f"{prefix}/work?journal={journal}&id=", 16) as load:
         load.wait_for(lambda seen: seen[200] >= 200, "200 answers")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        status = server.process.wait(10)
+        # A request that crosses the end of a TCP connection is lost, and the status admits it.
+        crossed = "requests were sent on TCP connections while they were closed"
+        assert status == (1 if crossed in server.process.log() else 0)
+        assert status == 0 or prefix == "/tcp"
         load.wait_for(lambda seen: seen[502] >= 50, "50 refusals")
     assert load.wrong == []
     assert set(load.answers.values()) == {200, 502}
@@ -354,3 +449,123 @@ def test_what_was_readable_when_the_signal_came_is_answered(
             digest = hashlib.sha256(b"%d" % number).hexdigest()
             assert client.answer(2).body.decode() == f"{len(str(number))} {digest}\n"
     assert server.process.wait(5) == 0
+
+
+def test_a_full_pipe_as_stderr_does_not_keep_it_from_exiting(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"z" * 4096)
+    os.set_blocking(writing, True)
+    argv = [sys.executable, "-m", "vsgi_fcgi", "--graceful-timeout", "3", "--socket", "app.sock"]
+    argv += ["--chdir", str(APPS), APP]
+    argv[argv.index("app.sock")] = str(tmp_path / "app.sock")
+    process = subprocess.Popen(argv, stderr=writing, stdin=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _accepts(str(tmp_path / "app.sock")), "the socket", 20)
+        with FastCGIClient(str(tmp_path / "app.sock")) as client:
+            assert client.get("/echo").status == 200
+        process.terminate()
+        assert process.wait(20) == 1
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reading)
+        os.close(writing)
+
+
+JOBS = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+pool = ThreadPoolExecutor(1)
+def job(path, seconds):
+    time.sleep(seconds)
+    open(path, "w").close()
+def app(environ, start_response):
+    pool.submit(job, environ["PATH_INFO"], float(environ["QUERY_STRING"]))
+    start_response("202 Accepted", [("Content-Length", "0")])
+    return []
+"""
+
+
+@pytest.mark.parametrize(("seconds", "status"), [("0.5", 0), ("60", 1)])
+def test_jobs_of_an_executor_are_waited_for(
+    processes: ProcessGroup, seconds: str, status: int
+) -> None:
+    (processes.folder / "jobs.py").write_text(JOBS)
+    options = ("--graceful-timeout", "2")
+    server = AppServer(processes, "jobs:app", *options, folder=processes.folder)
+    done = processes.folder / "done"
+    with FastCGIClient(str(server.socket)) as client:
+        assert client.get(f"{done}?{seconds}").status == 202
+    assert server.process.stop(within=10) == status
+    assert done.exists() == (status == 0)
+    assert ("still ran and are cut off" in server.process.log()) == (status == 1)
+
+
+THREADS = """
+import threading
+from pathlib import Path
+
+def work(gate, done):
+    Path(gate).read_bytes()
+    # One more, as a job that is done in steps has it.
+    threading.Thread(target=finish, args=(done,)).start()
+
+def finish(done):
+    with open(done, "w") as file:
+        for _ in range(1000):
+            file.write("line\\n")
+            file.flush()
+
+def app(environ, start_response):
+    args = str(Path(__file__).with_name("gate")), str(Path(__file__).with_name("done"))
+    threading.Thread(target=work, args=args, name="the long work").start()
+    start_response("202 Accepted", [("Content-Length", "0")])
+    return []
+"""
+
+
+@pytest.mark.parametrize("worker", ["thread", "main"])
+@pytest.mark.parametrize("grace", ["60", "1"])
+def test_threads_that_requests_start_are_waited_for(
+    processes: ProcessGroup, worker: str, grace: str
+) -> None:
+    (processes.folder / "threads.py").write_text(THREADS)
+    options = ("--worker", worker, "--graceful-timeout", grace)
+    server = AppServer(processes, "threads:app", *options, folder=processes.folder)
+    done = processes.folder / "done"
+    with Gate(processes.folder) as gate, FastCGIClient(str(server.socket)) as client:
+        assert client.get("/").status == 202
+        gate.wait_for_app()
+        server.process.send_signal(signal.SIGTERM)
+        client.read_to_end()
+        if grace == "60":
+            gate.open()
+            assert server.process.wait() == 0
+            assert done.read_text() == "line\n" * 1000
+        else:
+            assert server.process.wait() == 1
+            assert not done.exists()
+    named = "1 threads of the app still ran and are cut off: the long work" in server.process.log()
+    assert named == (grace == "1")
+
+
+def test_sigusr1_reopens_the_log_file_of_a_relay(processes: ProcessGroup) -> None:
+    folder = processes.folder
+    (folder / "logging.toml").write_text("version = 1" + LOGGING.format(folder=folder))
+    server = AppServer(processes, APP)
+    address = str(folder / "relay.sock")
+    argv = [str(command(processes)), "relay", "--upstream", f"unix:{server.socket}"]
+    argv += ["--socket", address, "--log-config", str(folder / "logging.toml")]
+    relay = processes.start(argv, name="relay")
+    relay.wait_for_log("listening on")
+    log = folder / "error.log"
+    log.rename(f"{log}.1")
+    relay.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "SIGUSR1: the log files were opened again" in _text(log), "the new file")
+    with FastCGIClient(address) as client:
+        assert client.get("/echo").status == 200
+    assert relay.stop() == 0
+    assert "stopped" in _text(log)

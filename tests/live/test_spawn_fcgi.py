@@ -1,4 +1,4 @@
-"""spawn-fcgi opens the socket, with ``examples/spawn-fcgi.sh``; the server finds it on fd 0."""
+"""Test spawn-fcgi, which opens the socket on descriptor 0: ``examples/spawn-fcgi.sh``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import signal
 import socket
 from pathlib import Path
 
-from support.fcgi import Client
-from support.frontends import APPS, EXAMPLES, find, search_path
+from support.fcgi.peer import Client
+from support.front_ends.servers import APPS, EXAMPLES, find, search_path
 from support.processes import Process, ProcessGroup, free_port, wait_until
 
 SCRIPT = str(EXAMPLES / "spawn-fcgi.sh")

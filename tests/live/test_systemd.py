@@ -1,4 +1,4 @@
-"""Started by systemd's own ``systemd-socket-activate``, and notifying a real socket."""
+"""Test the server under ``systemd-socket-activate``, with notifications to a real socket."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from configparser import RawConfigParser
 from pathlib import Path
 
 import pytest
-from support.fcgi import Client
-from support.frontends import APPS, EXAMPLES, command, find
+from support.fcgi.peer import Client
+from support.front_ends.servers import APPS, EXAMPLES, command, find
 from support.gates import Gate
 from support.processes import Process, ProcessGroup, free_port, wait_until
 from support.systemd import Manager, activate
@@ -78,7 +79,7 @@ def test_all_sockets_are_served_unless_something_is_named(processes: ProcessGrou
     first, second = f"{processes.folder}/1.sock", f"{processes.folder}/2.sock"
     server = activate(processes, arguments(processes), first, second)
     assert get(first) == get(second) == 200
-    assert server.log().count("INFO listening on fcgi+fd://") == 2
+    wait_until(lambda: server.log().count("INFO listening on fcgi+fd://") == 2, "both lines")
     assert server.stop() == 0
     # They are systemd's, and not ours to remove.
     assert Path(first).exists()
@@ -131,14 +132,14 @@ def test_a_name_that_was_not_passed(processes: ProcessGroup) -> None:
     path = f"{processes.folder}/app.sock"
     argv = arguments(processes, "--bind", "systemd:wbe")
     said = failure(activate(processes, argv, path, names="web"), path)
-    assert "systemd passed no socket that is named wbe, but web; " in said
+    assert "systemd:wbe: no socket with this name was passed (names: web); " in said
 
 
 def test_a_socket_that_does_not_listen(processes: ProcessGroup) -> None:
     path = f"{processes.folder}/app.dgram"
     server = activate(processes, arguments(processes), path, names="log", options=("--datagram",))
     said = failure(server, path)
-    assert "fd 3 of systemd (log) is not a listening socket; its .socket unit needs" in said
+    assert "fd 3 of systemd (log) is not a listening socket; set ListenStream=" in said
 
 
 def test_a_connection_as_of_accept_yes(processes: ProcessGroup) -> None:
@@ -160,7 +161,7 @@ def test_without_systemd(processes: ProcessGroup) -> None:
 def test_a_script_in_between_that_does_not_exec(processes: ProcessGroup) -> None:
     path = f"{processes.folder}/app.sock"
     argv = ["sh", "-c", '"$@"; exit $?', "sh", *arguments(processes, "--bind", "systemd:")]
-    assert "must start me with exec" in failure(activate(processes, argv, path), path)
+    assert "must start the server with exec" in failure(activate(processes, argv, path), path)
 
 
 # Notifying.
@@ -220,7 +221,7 @@ def test_the_watchdog_sees_a_main_context_that_is_stuck(
         with Client(path) as client:
             client.ask(1, gate.url)
             gate.wait_for_app()
-            # A thread that waits stops nobody; in the main context, nothing else happens.
+            # A waiting thread delays no others; in the main context, nothing else runs meanwhile.
             assert manager.is_silent(0.5) == (worker == "main")
             gate.open()
             assert client.answer(1).ended
@@ -233,6 +234,27 @@ def test_a_watchdog_of_another_process(processes: ProcessGroup) -> None:
         argv = arguments(processes, "--socket", f"{processes.folder}/app.sock")
         processes.start(argv, name="server", env=env)
         assert "WATCHDOG" not in manager.receive()
+
+
+def test_a_reload_is_notified_from_its_beginning_to_its_end(processes: ProcessGroup) -> None:
+    """As ``Type=notify-reload`` waits for it, with a time that is not before that of its signal."""
+    with Manager(processes.folder) as manager:
+        env = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "100000"}
+        path = f"{processes.folder}/app.sock"
+        server = activate(processes, arguments(processes, "--processes", "2"), path, env=env)
+        assert get(path) == 200
+        message = manager.wait_for("READY", "1")
+        assert message["MAINPID"] == str(server.pid)
+        manager.wait_for("WATCHDOG", "1")
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        server.send_signal(signal.SIGHUP)
+        assert int(manager.wait_for("RELOADING", "1")["MONOTONIC_USEC"]) >= before
+        message = manager.wait_for("READY", "1")
+        assert "2 processes on fcgi+fd://3/" in message["STATUS"]
+        server.wait_for_log("reloaded: all processes serve the new version")
+        assert get(path) == 200
+        assert server.stop() == 0
+        assert manager.wait_for("STOPPING", "1")
 
 
 @pytest.mark.parametrize("there", [False, True])

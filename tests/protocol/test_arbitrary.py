@@ -1,4 +1,4 @@
-"""Cuts, interleavings and bytes that nobody thought of."""
+"""Test random cuts, interleavings and bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import records
-from support.connections import ALL_ROLES, Said, said, sent, server_connection
+from support.fcgi import records
+from support.fcgi.server_protocols import ALL_ROLES, Said, receive, said, sent, server_protocol
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
 from vsgi_fcgi.protocol import Event, Limits
@@ -83,10 +83,10 @@ def test_any_interleaving_in_any_chunks_gives_the_same_requests(
     stream: tuple[list[Sent], bytes], data: st.DataObject
 ) -> None:
     expected, received = stream
-    connection = server_connection(roles=ALL_ROLES)
+    connection = server_protocol(roles=ALL_ROLES)
     events: list[Event] = []
     for chunk in chunks(data, received):
-        events += connection.receive_data(chunk)
+        events += receive(connection, chunk)
     for each in expected:
         assert said(event for event in events if event.request.id == each.id) == each.said
     assert connection.params_held == 0
@@ -101,7 +101,7 @@ def test_any_interleaving_in_any_chunks_gives_the_same_requests(
 
 @dataclass
 class Outcome:
-    """What is said of some bytes, what is sent, and whether they were an error."""
+    """Return the events and the output for some bytes, and whether they were an error."""
 
     said: list[Said]
     sent: bytes
@@ -109,12 +109,12 @@ class Outcome:
 
 
 def outcome(data: list[bytes]) -> Outcome:
-    connection = server_connection(roles=ALL_ROLES, limits=Limits(requests=3, params_bytes=60))
+    connection = server_protocol(roles=ALL_ROLES, limits=Limits(requests=3, params_bytes=60))
     events: list[Event] = []
     failed = False
     try:
         for chunk in data:
-            events += connection.receive_data(chunk)
+            events += receive(connection, chunk)
     except RemoteProtocolError:
         failed = True
     return Outcome(said(events), sent(connection), failed)
@@ -123,7 +123,7 @@ def outcome(data: list[bytes]) -> Outcome:
 def check_that_cuts_make_no_difference(received: bytes, data: st.DataObject) -> None:
     whole, cut = outcome([received]), outcome(chunks(data, received))
     assert (cut.sent, cut.failed) == (whole.sent, whole.failed)
-    # What came in the same read as an error is not reported.
+    # Events of the same read as an error are not reported.
     assert whole.failed or cut.said == whole.said
 
 

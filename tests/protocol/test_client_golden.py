@@ -1,4 +1,4 @@
-"""The client's records written out byte by byte, both ways, fed in every way of a socket."""
+"""Test the client's records byte by byte in both directions, for every split of reads."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from support.client_connections import Said, byte_by_byte, said, sent
+from support.fcgi.client_protocols import Said, byte_by_byte, said, sent
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
-from vsgi_fcgi.protocol import ClientConnection, ClientEvent, Role
+from vsgi_fcgi.protocol import ClientEvent, ClientProtocol, Role
 
 # version, type, id (2 bytes), content length (2 bytes), padding length, reserved; then the content
 BEGIN = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x01\x00\x00\x00\x00\x00"
@@ -26,15 +26,15 @@ NEXT = b"\x01\x0a\x00\x00\x00\x00\x00\x00"
 NEXT_SAID: Said = ("ValuesReceived", 0, {})
 
 
-def whole(connection: ClientConnection) -> None:
+def whole(connection: ClientProtocol) -> None:
     connection.end_stdin(connection.begin_request(b"\x01\x01AB"))
 
 
-def without_keep_conn(connection: ClientConnection) -> None:
+def without_keep_conn(connection: ClientProtocol) -> None:
     connection.begin_request(b"", keep_conn=False)
 
 
-def with_body(connection: ClientConnection) -> None:
+def with_body(connection: ClientProtocol) -> None:
     request = connection.begin_request(b"")
     connection.send_stdin(request, b"abc")
     connection.send_stdin(request, b"")
@@ -42,11 +42,11 @@ def with_body(connection: ClientConnection) -> None:
     connection.end_stdin(request)
 
 
-def authorizer(connection: ClientConnection) -> None:
+def authorizer(connection: ClientProtocol) -> None:
     connection.begin_request(b"\x01\x01AB", Role.AUTHORIZER)
 
 
-def filter_(connection: ClientConnection) -> None:
+def filter_(connection: ClientProtocol) -> None:
     request = connection.begin_request(b"", Role.FILTER)
     connection.send_stdin(request, b"i")
     connection.end_stdin(request)
@@ -54,7 +54,7 @@ def filter_(connection: ClientConnection) -> None:
     connection.end_data(request)
 
 
-def aborted(connection: ClientConnection) -> None:
+def aborted(connection: ClientProtocol) -> None:
     request = connection.begin_request(b"")
     connection.abort(request)
     connection.abort(request)
@@ -62,14 +62,14 @@ def aborted(connection: ClientConnection) -> None:
     connection.end_stdin(request)
 
 
-def two_in_turns(connection: ClientConnection) -> None:
+def two_in_turns(connection: ClientProtocol) -> None:
     first, second = connection.begin_request(b""), connection.begin_request(b"")
     connection.send_stdin(second, b"2")
     connection.end_stdin(first)
     connection.end_stdin(second)
 
 
-def question(connection: ClientConnection) -> None:
+def question(connection: ClientProtocol) -> None:
     connection.get_values(["FCGI_MPXS_CONNS"])
 
 
@@ -114,8 +114,8 @@ def question(connection: ClientConnection) -> None:
         (question, b"\x01\x09\x00\x00\x00\x11\x07\x00\x0f\x00FCGI_MPXS_CONNS" + bytes(7)),
     ],
 )
-def test_what_is_sent(do: Callable[[ClientConnection], None], expected: bytes) -> None:
-    connection = ClientConnection()
+def test_what_is_sent(do: Callable[[ClientProtocol], None], expected: bytes) -> None:
+    connection = ClientProtocol()
     do(connection)
     assert sent(connection) == expected
     assert sent(connection) == b""
@@ -132,7 +132,7 @@ def test_what_is_sent(do: Callable[[ClientConnection], None], expected: bytes) -
     ],
 )
 def test_a_large_block_is_cut_into_records(size: int, parts: list[int]) -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     connection.begin_request(b"x" * size)
     data = sent(connection)[len(BEGIN) :]
     for part in parts:
@@ -173,6 +173,16 @@ VALID = [
     ),
     Case("the end of STDOUT twice, as some send it", STDOUT_END + STDOUT_END + END, [ENDED]),
     Case(
+        "the ends of streams behind the end of the request",
+        END + STDOUT_END + STDERR_END + STDERR_END,
+        [ENDED],
+    ),
+    Case(
+        "empty records of streams that only a web server sends, and of id 0",
+        STDIN_END + PARAMS_END + DATA_END + b"\x01\x06\x00\x00\x00\x00\x00\x00" + END,
+        [ENDED],
+    ),
+    Case(
         "junk in the padding and in every reserved byte",
         b"\x01\x06\x00\x01\x00\x02\x03\xffhi\xff\x00\x01"
         b"\x01\x06\x00\x01\x00\x00\x05\x99STDIN"
@@ -211,7 +221,6 @@ class BadCase:
 INVALID = [
     BadCase("version 2", b"\x02\x06\x00\x01\x00\x00\x00\x00", "version 2"),
     BadCase("STDOUT of no request", b"\x01\x06\x00\x02\x00\x01\x00\x00x", "STDOUT record (id 2, 1"),
-    BadCase("an empty STDOUT of no request", b"\x01\x06\x00\x02\x00\x00\x00\x00", "no request"),
     BadCase("STDERR of no request", b"\x01\x07\x00\x02\x00\x01\x00\x00x", "STDERR record (id 2, 1"),
     BadCase("STDOUT of id 0", b"\x01\x06\x00\x00\x00\x01\x00\x00x", "STDOUT record (id 0, 1"),
     BadCase("END of no request", END[:3] + b"\x02" + END[4:], "END_REQUEST record (id 2, 8"),
@@ -221,15 +230,15 @@ INVALID = [
     BadCase(
         "STDOUT after its end",
         b"\x01\x06\x00\x01\x00\x01\x00\x00x",
-        "STDOUT record (id 1, 1 bytes): that stream has ended",
+        "STDOUT record (id 1, 1 bytes): the stream has ended",
         STDOUT_END,
     ),
     BadCase("STDOUT after END", b"\x01\x06\x00\x01\x00\x01\x00\x00x", "no request", END),
     BadCase("BEGIN", BEGIN, "BEGIN_REQUEST record (id 1, 8 bytes): an application must not"),
     BadCase("ABORT", b"\x01\x02\x00\x01\x00\x00\x00\x00", "ABORT_REQUEST"),
     BadCase("PARAMS", PARAMS_A_IS_B, "PARAMS record (id 1"),
-    BadCase("STDIN", STDIN_END, "STDIN record (id 1"),
-    BadCase("DATA", DATA_END, "DATA record (id 1"),
+    BadCase("STDIN", b"\x01\x05\x00\x01\x00\x01\x00\x00x", "STDIN record (id 1"),
+    BadCase("DATA", b"\x01\x08\x00\x01\x00\x01\x00\x00x", "DATA record (id 1"),
     BadCase("GET_VALUES", b"\x01\x09\x00\x00\x00\x00\x00\x00", "GET_VALUES record (id 0"),
     BadCase("type 0", b"\x01\x00\x00\x01\x00\x00\x00\x00", "type 0 record (id 1"),
     BadCase("type 12", b"\x01\x0c\x00\x00\x00\x00\x00\x00", "type 12 record (id 0"),
@@ -240,7 +249,7 @@ INVALID = [
     BadCase(
         "too many values",
         b"\x01\x0a\x00\x00\x00\xc3\x00\x00" + b"".join(b"\x01\x00%c" % n for n in range(65)),
-        "65 params, 64 are allowed",
+        "65 params, but the limit is 64",
     ),
 ]
 
@@ -249,9 +258,9 @@ def names(case: Case | BadCase) -> str:
     return case.name
 
 
-def asked() -> ClientConnection:
+def asked() -> ClientProtocol:
     """A connection on which a request with id 1 waits for its answer."""
-    connection = ClientConnection()
+    connection = ClientProtocol()
     whole(connection)
     return connection
 

@@ -1,4 +1,4 @@
-"""Both ends joined in memory: whatever is interleaved and cut, all arrives where it should."""
+"""Connect both ends in memory: everything arrives, however it is interleaved and cut."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from support import records
-from support.client_connections import said
-from support.connections import ALL_ROLES, server_connection
+from support.fcgi import records
+from support.fcgi.client_protocols import said
+from support.fcgi.server_protocols import ALL_ROLES, server_protocol
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
 from vsgi_fcgi.protocol import (
-    ClientConnection,
     ClientEvent,
+    ClientProtocol,
     ClientRequest,
     DataEnded,
     DataReceived,
@@ -40,7 +40,7 @@ from vsgi_fcgi.protocol import (
     StdinReceived,
     StdoutReceived,
 )
-from vsgi_fcgi.protocol.pairs import encode_pairs
+from vsgi_fcgi.protocol.records import encode_pairs
 
 MOST = 4
 CONTENT = st.binary(min_size=1, max_size=40) | st.just(b"x" * 20_000) | st.just(b"y" * 70_000)
@@ -48,7 +48,7 @@ CONTENT = st.binary(min_size=1, max_size=40) | st.just(b"x" * 20_000) | st.just(
 
 @dataclass
 class Asked:
-    """One request: what was sent of it at one end, and what has come at the other."""
+    """One request: the data sent at one end, and the data received at the other."""
 
     role: int
     name: str
@@ -62,14 +62,19 @@ class Asked:
     over: bool = False
 
 
+def asked_of(request: ClientRequest) -> Asked:
+    assert isinstance(request.owner, Asked)
+    return request.owner
+
+
 class Pair(RuleBasedStateMachine):
     """A client's end and a server's end, and two pipes that hold bytes back."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = ClientConnection(MOST)
+        self.client = ClientProtocol(MOST)
         limits = Limits(requests=MOST, params_bytes=10_000)
-        self.server = server_connection(roles=ALL_ROLES, limits=limits)
+        self.server = server_protocol(roles=ALL_ROLES, limits=limits)
         self.up = bytearray()
         self.down = bytearray()
         self.count = 0
@@ -92,14 +97,14 @@ class Pair(RuleBasedStateMachine):
         lowest = min(set(range(1, MOST + 1)) - set(self.client.requests))
         request = self.client.begin_request(block, role)
         assert request.id == lowest
-        request.context = self.names[asked.name] = asked
+        request.owner = self.names[asked.name] = asked
         self.handles.append(request)
 
     @precondition(lambda self: self.handles)
     @rule(data=st.data(), content=CONTENT)
     def send(self, data: st.DataObject, content: bytes) -> None:
         request = data.draw(st.sampled_from(self.handles))
-        asked: Asked = request.context
+        asked = asked_of(request)
         if request.sending is Sending.STDIN:
             self.client.send_stdin(request, content)
             asked.sent["stdin"] += content
@@ -120,8 +125,9 @@ class Pair(RuleBasedStateMachine):
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from(self.handles))
-        if not request.context.over:
-            request.context.aborted = True
+        asked = asked_of(request)
+        if not asked.over:
+            asked.aborted = True
         self.client.abort(request)
 
     # The server.
@@ -184,12 +190,12 @@ class Pair(RuleBasedStateMachine):
 
     def told(self, event: ClientEvent) -> None:
         if isinstance(event, StdoutReceived | StderrReceived):
-            asked: Asked = event.request.context
+            asked = asked_of(event.request)
             assert not asked.aborted
             assert not asked.over
             asked.got["out" if isinstance(event, StdoutReceived) else "err"] += event.data
         elif isinstance(event, RequestEnded):
-            asked = event.request.context
+            asked = asked_of(event.request)
             assert not asked.over
             asked.over = True
             if not asked.aborted:
@@ -241,8 +247,8 @@ PairTest.settings = settings(max_examples=60, stateful_step_count=50, deadline=N
 # Arbitrary bytes.
 
 
-def asked(count: int) -> ClientConnection:
-    connection = ClientConnection()
+def asked(count: int) -> ClientProtocol:
+    connection = ClientProtocol()
     for role in (Role.RESPONDER, Role.AUTHORIZER, Role.FILTER)[:count]:
         connection.begin_request(b"", role)
     return connection

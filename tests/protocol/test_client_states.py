@@ -1,25 +1,25 @@
-"""What a client may send when, which ids it takes, and what becomes of a request given up."""
+"""Test when a client may send what, which ids it uses, and how it aborts requests."""
 
 from __future__ import annotations
 
 import pytest
-from support import records
-from support.client_connections import said, sent
-from support.records import ABORT_REQUEST, BEGIN_REQUEST, PARAMS, STDIN, Record
-from support.scripted import end_request, stdout
+from support.fcgi import records
+from support.fcgi.client_protocols import said, sent
+from support.fcgi.records import ABORT_REQUEST, BEGIN_REQUEST, PARAMS, STDIN, Record
+from support.fcgi.scripted import end_request, stdout
 
 from vsgi_fcgi.exceptions import LocalProtocolError, RemoteProtocolError
 from vsgi_fcgi.protocol import (
-    Answering,
-    ClientConnection,
+    ClientProtocol,
     ClientRequest,
+    Receiving,
     Role,
     Sending,
     StdoutReceived,
 )
 
 
-def begin(connection: ClientConnection, count: int) -> list[ClientRequest]:
+def begin(connection: ClientProtocol, count: int) -> list[ClientRequest]:
     return [connection.begin_request(b"") for _ in range(count)]
 
 
@@ -31,7 +31,7 @@ def ids(requests: list[ClientRequest]) -> list[int]:
 
 
 def test_the_lowest_free_id_comes_first() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     assert ids(begin(connection, 5)) == [1, 2, 3, 4, 5]
     for id in (4, 2, 5):
         connection.receive_data(end_request(id))
@@ -40,7 +40,7 @@ def test_the_lowest_free_id_comes_first() -> None:
 
 
 def test_an_id_is_free_when_the_request_has_ended_and_not_before() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     (request,) = begin(connection, 1)
     connection.end_stdin(request)
     connection.abort(request)
@@ -51,7 +51,7 @@ def test_an_id_is_free_when_the_request_has_ended_and_not_before() -> None:
 
 
 def test_all_ids_and_no_more() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     requests = begin(connection, 65535)
     assert ids(requests) == list(range(1, 65536))
     with pytest.raises(LocalProtocolError, match="65535 requests are in flight"):
@@ -61,7 +61,7 @@ def test_all_ids_and_no_more() -> None:
 
 
 def test_no_more_requests_than_may_be_in_flight() -> None:
-    connection = ClientConnection(2)
+    connection = ClientProtocol(2)
     first, _ = begin(connection, 2)
     connection.abort(first)
     sent(connection)
@@ -70,14 +70,14 @@ def test_no_more_requests_than_may_be_in_flight() -> None:
     assert sent(connection) == b""
     connection.receive_data(end_request(2))
     assert ids(begin(connection, 1)) == [2]
-    assert ClientConnection(10**6).max_requests == 65535
+    assert ClientProtocol(10**6).max_requests == 65535
 
 
 # Sending.
 
 
 def test_the_streams_of_a_responder() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     (request,) = begin(connection, 1)
     assert "STDIN/OPEN" in repr(request)
     with pytest.raises(LocalProtocolError, match="cannot send DATA now"):
@@ -93,7 +93,7 @@ def test_the_streams_of_a_responder() -> None:
 
 
 def test_the_streams_of_a_filter() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     request = connection.begin_request(b"", Role.FILTER)
     with pytest.raises(LocalProtocolError, match="cannot send DATA now"):
         connection.send_data(request, b"x")
@@ -106,7 +106,7 @@ def test_the_streams_of_a_filter() -> None:
 
 
 def test_an_authorizer_has_no_stream() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     request = connection.begin_request(b"", Role.AUTHORIZER)
     assert request.sending is Sending.ENDED
     with pytest.raises(LocalProtocolError, match="cannot send STDIN now"):
@@ -115,10 +115,10 @@ def test_an_authorizer_has_no_stream() -> None:
 
 
 def test_a_body_goes_nowhere_once_the_application_has_ended_the_request() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     (early,) = begin(connection, 1)
     connection.receive_data(end_request(1))
-    assert early.answering is Answering.ENDED
+    assert early.receiving is Receiving.ENDED
     (later,) = begin(connection, 1)
     assert later.id == early.id
     sent(connection)
@@ -131,7 +131,7 @@ def test_a_body_goes_nowhere_once_the_application_has_ended_the_request() -> Non
 
 
 def test_pieces_of_a_body_are_not_copied() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     (request,) = begin(connection, 1)
     connection.data_to_send()
     body = bytearray(100_000)
@@ -145,7 +145,7 @@ def test_pieces_of_a_body_are_not_copied() -> None:
 
 
 def test_an_abort_is_sent_once_and_what_comes_late_is_discarded() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     first, second = begin(connection, 2)
     kinds = [record.kind for record in records.read_records(sent(connection))]
     assert kinds == [BEGIN_REQUEST, PARAMS] * 2
@@ -164,7 +164,7 @@ def test_an_abort_is_sent_once_and_what_comes_late_is_discarded() -> None:
 
 
 def test_an_abort_in_the_middle_of_a_record_discards_the_rest_of_it() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     (request,) = begin(connection, 1)
     data = stdout(1, b"0123456789")
     assert said(connection.receive_data(data[:12])) == [("StdoutReceived", 1, b"0123")]
@@ -174,21 +174,21 @@ def test_an_abort_in_the_middle_of_a_record_discards_the_rest_of_it() -> None:
 
 
 def test_rules_hold_for_a_request_that_was_given_up_too() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     (request,) = begin(connection, 1)
     connection.abort(request)
     connection.receive_data(stdout(1, b"x"))
-    with pytest.raises(RemoteProtocolError, match="that stream has ended"):
+    with pytest.raises(RemoteProtocolError, match="the stream has ended"):
         connection.receive_data(stdout(1, b"y"))
 
 
 def test_the_end_of_the_connection() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     requests = begin(connection, 3)
     connection.receive_data(end_request(2))
     left = connection.receive_eof()
     assert left == [requests[0], requests[2]]
-    assert all(request.answering is Answering.ENDED for request in requests)
+    assert all(request.receiving is Receiving.ENDED for request in requests)
     assert not connection.requests
     connection.send_stdin(left[0], b"x")
     assert sent(connection) == b""
@@ -196,7 +196,7 @@ def test_the_end_of_the_connection() -> None:
 
 
 def test_large_pieces_are_views_of_what_was_received() -> None:
-    connection = ClientConnection()
+    connection = ClientProtocol()
     begin(connection, 1)
     received = stdout(1, bytes(50_000), end=False)
     (event,) = connection.receive_data(received)

@@ -1,12 +1,12 @@
-"""Every state and every input: whatever a web server sends and the server answers, in any order."""
+"""Test every state with every input: all orders in which the two sides can send."""
 
 from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support import records
-from support.connections import ALL_ROLES, sent, server_connection
+from support.fcgi import records
+from support.fcgi.server_protocols import ALL_ROLES, sent, server_protocol
 
 from vsgi_fcgi.exceptions import LocalProtocolError, RemoteProtocolError
 from vsgi_fcgi.protocol import (
@@ -20,6 +20,7 @@ from vsgi_fcgi.protocol import (
     RequestStarted,
     RoleRefused,
 )
+from vsgi_fcgi.protocol.request import REQUEST_COST
 
 MAX_REQUESTS = 3
 MAX_PARAMS = 40
@@ -48,7 +49,7 @@ class ConnectionMachine(RuleBasedStateMachine):
     def connect(self, all_roles: bool) -> None:
         limits = Limits(requests=MAX_REQUESTS, params_bytes=MAX_PARAMS, params_count=3)
         roles = ALL_ROLES if all_roles else {1}
-        self.connection = server_connection(roles=roles, limits=limits)
+        self.connection = server_protocol(roles=roles, limits=limits)
 
     # The web server.
 
@@ -155,7 +156,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         try:
             self.connection.break_off(request)
         except LocalProtocolError:
-            assert len(self.connection.requests) > 1
+            assert self.connection.multiplexes
         else:
             assert request.outbound is Outbound.ENDED
 
@@ -186,8 +187,12 @@ class ConnectionMachine(RuleBasedStateMachine):
             return
         connection = self.connection
         requests = connection.requests
-        assert connection.params_held == sum(len(each.block) for each in requests.values())
-        assert connection.params_held <= MAX_PARAMS * (MAX_REQUESTS + 1)
+        held = connection.params_held
+        assert held >= sum(len(each.block) for each in requests.values())
+        unfinished = [each for each in requests.values() if each.inbound < Inbound.ENDED]
+        assert held >= REQUEST_COST * len(unfinished)
+        assert bool(held) == any(each.counted for each in requests.values())
+        assert sum(len(each.block) for each in requests.values()) <= MAX_PARAMS * (MAX_REQUESTS + 1)
         for id, request in requests.items():
             assert request.id == id
             assert not request.block or request.inbound is Inbound.PARAMS

@@ -1,4 +1,4 @@
-"""Requests that the web server gives up."""
+"""Test requests that the web server aborts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from support import records
-from support.fcgi import Client, whole_request
+from support.fcgi import records
+from support.fcgi.peer import Client, whole_request
 from support.server import WORKERS, hello, respond, running, wait_in_app, wait_until
 
 from vsgi_fcgi.exceptions import ClientDisconnected
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
+
+INVALID = records.record(records.END_REQUEST, 1, bytes(8))
+"""The connection is closed for it."""
 
 GIVE_UP: dict[str, Callable[[Client], None]] = {
     "abort": lambda client: client.abort(1),
     "end of connection": lambda client: client.close(),
+    "invalid record": lambda client: client.send(INVALID),
+    "abort with an invalid record in one read": lambda client: client.send(
+        records.abort(1) + INVALID
+    ),
 }
 
 
@@ -88,11 +95,11 @@ def test_giving_up_frees_a_worker_that_waits_to_write(how: str, path: str, worke
         client = server.connect(receive_buffer=4096)
         client.ask(1, path)
         # Its file is full: the worker waits.
-        wait_until(lambda: server.context.spool.used >= 60_000)
+        wait_until(lambda: server.context.services.spool.used >= 60_000)
         GIVE_UP[how](client)
         assert app.closed.wait(10)
         assert server.connect().get("/next").body == b"/next"
-        wait_until(lambda: server.context.spool.used == 0)
+        wait_until(lambda: server.context.services.spool.used == 0)
     assert all(isinstance(error, ClientDisconnected) for error in app.errors)
     assert len(app.errors) == (path == "/write")
 
@@ -112,7 +119,7 @@ def test_a_request_that_no_worker_has_begun_with_never_reaches_the_app(
         wait_until(lambda: pool.waiting == 1)
         GIVE_UP[how](client)
         wait_until(lambda: pool.waiting == 0)
-        wait_until(lambda: server.context.memory.used == 0)
+        wait_until(lambda: server.context.services.memory.used == 0)
         app.free.set()
         assert busy.answer(1).body == b"held"
         assert server.connect().get("/next").body == b"/next"
@@ -211,13 +218,13 @@ def test_two_hundred_half_sent_uploads_leave_nothing_behind(worker: str) -> None
             client.start(1, length=100_000)
             if number % 4:
                 client.stdin(1, b"x" * 10_000 * (number % 4), end=False)
-        wait_until(lambda: len(context.channels) == 201)
-        wait_until(lambda: context.memory.used + context.spool.used > 2_000_000)
+        wait_until(lambda: len(context.connections) == 201)
+        wait_until(lambda: context.services.memory.used + context.services.spool.used > 2_000_000)
         for number, client in enumerate(clients):
             if number % 2:
                 client.abort(1)
                 client.answer(1)
             client.close()
-        wait_until(lambda: len(context.channels) == 1)
-        wait_until(lambda: context.memory.used == context.spool.used == 0)
+        wait_until(lambda: len(context.connections) == 1)
+        wait_until(lambda: context.services.memory.used == context.services.spool.used == 0)
         assert server.connect().get("/after").body == b"/after"

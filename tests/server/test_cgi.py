@@ -1,4 +1,4 @@
-"""Plain CGI as the process sees it: one request in its environment, stdin and stdout."""
+"""Test plain CGI in a process: one request in the environment, stdin and stdout."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from support.processes import free_port, unmeasured
 
 from vsgi_fcgi.server.cgi import without_query
 
-TESTS = Path(__file__).parents[1]
-
 APP = """
 import json, os, sys
 print("printed while loading")
@@ -25,13 +23,16 @@ def app(environ, start_response):
     if what == "/endless":
         start_response("200 OK", [])
         return iter(lambda: b"x" * 65536, None)
+    if what == "/102":
+        start_response("102 Processing", [])
+        return []
     if what == "/midway":
         return midway(start_response)
     seen = {
         "body": environ["wsgi.input"].read().decode(),
         "more": environ["wsgi.input"].read(1).decode(),
         "proxy": [environ.get("HTTP_PROXY"), os.environ.get("HTTP_PROXY")],
-        "modules": [name for name in ("gevent", "wsgiref.handlers") if name in sys.modules],
+        "modules": sorted({"gevent", "werkzeug", "wsgiref.handlers"} & set(sys.modules)),
         "stdin": sys.stdin.read() if what == "/stdin" else "",
         "called": environ["vsgi_fcgi.main_context"].call(max, 1, 2),
         "terminated": environ["wsgi.input_terminated"],
@@ -75,7 +76,7 @@ class Program:
 
     def environ(self, **variables: str) -> dict[str, str]:
         given = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REQUEST_URI": "/"}
-        process = {**os.environ, "PYTHONPATH": str(TESTS.parent), "PYTHONUNBUFFERED": ""}
+        process = {**os.environ, "PYTHONUNBUFFERED": ""}
         return {**process, **given, **variables}
 
     def run(
@@ -118,7 +119,9 @@ def test_a_request(tmp_path: Path, by: str) -> None:
     assert status == 0
 
 
-def test_the_command_starts_without_gevent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_loads_only_what_cgi_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in os.environ.keys() - unmeasured().keys():
         monkeypatch.delenv(name)
     assert json.loads(Program(tmp_path, "command").run()[1])["modules"] == []
@@ -138,7 +141,7 @@ def test_a_script_that_a_rewrite_has_put_before_the_path(
 
 
 def test_the_standard_input_is_empty_to_the_app(tmp_path: Path) -> None:
-    """What is beyond the body is not to be read by anybody."""
+    """Bytes after the body must not be read."""
     answer = Program(tmp_path, "command").run(b"more", PATH_INFO="/stdin")[1]
     assert json.loads(answer)["stdin"] == ""
 
@@ -230,6 +233,14 @@ def test_a_web_server_that_leaves(tmp_path: Path, by: str) -> None:
     with popen.stderr:
         assert b"Traceback" not in popen.stderr.read()
     assert popen.wait(30) == 1
+
+
+@BOTH
+def test_an_interim_status_is_an_error(tmp_path: Path, by: str) -> None:
+    head, _, errors, status = Program(tmp_path, by).run(PATH_INFO="/102")
+    assert head.startswith("Status: 500 ")
+    assert "'102 Processing'" in errors
+    assert status == 0
 
 
 @BOTH

@@ -1,15 +1,18 @@
-"""`Server` as a library: listen, start, stop, run."""
+"""Test `Server` as a library: listen, start, stop, run."""
 
 from __future__ import annotations
 
 import os
+import socket
+import textwrap
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from support.fcgi import Client
+from support.fcgi.peer import Client
+from support.processes import need_module
 from support.server import (
     WORKERS,
     address_of,
@@ -23,13 +26,17 @@ from support.server import (
 )
 
 from vsgi_fcgi import Config, Server
+from vsgi_fcgi.client import FastCGIClient
 from vsgi_fcgi.exceptions import ListenError, UsageError
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 
 @pytest.mark.parametrize("worker", WORKERS)
-@pytest.mark.parametrize("bind", [None, "127.0.0.1:0", f"unix:@vsgi-fcgi-{os.getpid()}"])
+@pytest.mark.parametrize(
+    "bind",
+    [None, "127.0.0.1:0", pytest.param(f"unix:@vsgi-fcgi-{os.getpid()}", id="abstract")],
+)
 def test_it_serves_on_each_kind_of_address(bind: str | None, worker: str) -> None:
     with running(echo, bind=bind, worker=worker) as server:
         client = server.connect()
@@ -37,6 +44,25 @@ def test_it_serves_on_each_kind_of_address(bind: str | None, worker: str) -> Non
             answer = client.get("/", body)
             assert (answer.status, answer.body) == (200, body)
             assert (answer.app_status, answer.protocol_status) == (0, 0)
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_an_inherited_listener_may_be_shared_with_other_processes(inherited: bool) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return respond(start_response, str(environ["wsgi.multiprocess"]).encode())
+
+    server = Server(app, threads=1)
+    server.listen("127.0.0.1:0")
+    if inherited:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server.listen(f"fd://{listener.detach()}")
+    server.start()
+    try:
+        for uri in server.uris[:1]:
+            with Client(address_of(uri)) as client:
+                assert client.get().body == str(inherited).encode()
+    finally:
+        server.stop()
 
 
 def test_one_server_has_several_listeners(tmp_path: Path) -> None:
@@ -62,10 +88,10 @@ def test_one_server_has_several_listeners(tmp_path: Path) -> None:
 
 def test_unknown_settings_are_refused_by_name() -> None:
     with pytest.raises(UsageError, match="thraeds"):
-        Server(hello, thraeds=8)
+        Server(hello, thraeds=8)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="threads is 0"):
         Server(hello, threads=0)
-    with pytest.raises(UsageError, match="not both"):
+    with pytest.raises(UsageError, match="exclude each other"):
         Server(hello, config=Config(), threads=2)
 
 
@@ -124,6 +150,27 @@ def test_a_taken_address_is_refused() -> None:
             Server(hello).listen(f"127.0.0.1:{port}")
 
 
+@pytest.mark.parametrize("bind", ["unix:{}/app.sock", "127.0.0.1:0", "unix:@vsgi-fcgi-{}"])
+def test_a_client_takes_the_uri_of_a_server(bind: str, tmp_path: Path) -> None:
+    with Server(hello, threads=1) as server:
+        server.listen(bind.format(tmp_path))
+        server.start()
+        with FastCGIClient(server.uris[0]) as client:
+            assert client.request("GET", "/path").read() == b"/path"
+
+
+def test_leaving_a_with_statement_stops_and_closes(tmp_path: Path) -> None:
+    path = tmp_path / "app.sock"
+    for start in (True, False):
+        with Server(hello, threads=1) as server:
+            server.listen(f"unix:{path}")
+            if start:
+                server.start()
+            assert path.exists()
+        assert not path.exists()
+        assert server.uris == []
+
+
 def test_close_gives_up_listeners_that_never_served(tmp_path: Path) -> None:
     server = Server(hello)
     server.listen(f"unix:{tmp_path}/app.sock")
@@ -169,7 +216,7 @@ def test_unix_peers_are_not_asked_for_their_address(monkeypatch: pytest.MonkeyPa
 def test_run_serves_until_sigterm_and_says_how_it_went(tmp_path: Path) -> None:
     script = f"""
 import os, signal, sys, threading
-from support.fcgi import Client
+from support.fcgi.peer import Client
 from support.server import hello
 from vsgi_fcgi import Server
 
@@ -206,3 +253,61 @@ def test_a_gone_client_costs_no_grace() -> None:
         assert server.server.stop(60)
         assert time.monotonic() - started < 30
         free.set()
+
+
+@pytest.mark.parametrize("serve", ["start", "run"])
+def test_a_process_that_eventlet_has_patched_gets_an_exception(serve: str) -> None:
+    """Patched before this package is imported: a thread of the server would never begin."""
+    need_module("eventlet")
+    said = run_script(
+        textwrap.dedent(f"""
+        import warnings
+        warnings.simplefilter("ignore")
+        import eventlet
+        eventlet.monkey_patch()
+        from vsgi_fcgi import Server
+        from vsgi_fcgi.exceptions import UsageError
+
+        server = Server(lambda environ, start_response: [])
+        server.listen("127.0.0.1:0")
+        try:
+            server.{serve}()
+        except UsageError as error:
+            print(error)
+        finally:
+            server.close()
+    """)
+    )
+    assert said.strip() == (
+        "eventlet has monkey-patched threading, socket and select, on which this server hangs;"
+        " remove eventlet.monkey_patch()"
+    )
+
+
+@pytest.mark.parametrize("request_runs", [False, True])
+def test_worker_threads_do_not_keep_a_process_alive(request_runs: bool) -> None:
+    """Neither idle ones nor one whose app is stuck, in a process that never calls `stop`."""
+    said = run_script(
+        textwrap.dedent(f"""
+        import threading
+        from vsgi_fcgi import Server
+        from support.fcgi.peer import Client
+
+        begun, never = threading.Event(), threading.Event()
+
+        def app(environ, start_response):
+            begun.set()
+            never.wait()
+
+        server = Server(app, threads=2)
+        server.listen("127.0.0.1:0")
+        server.start()
+        if {request_runs}:
+            port = int(server.uris[0].rpartition(":")[2].strip("/"))
+            client = Client(("127.0.0.1", port))
+            client.ask(1)
+            begun.wait()
+        print("the end")
+    """)
+    )
+    assert said == "the end\n"

@@ -1,15 +1,20 @@
-"""``wsgi.errors`` and broken answers: what the web server and the log get to see of them."""
+"""Test ``wsgi.errors`` and broken responses, in the web server and in the log."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import pytest
+from support.build import replaces_functions
+from support.fcgi import records
+from support.fcgi.peer import whole_request
 from support.server import WORKERS, logged, respond, running, wait_in_app, wait_until
 
+from vsgi_fcgi.protocol import BROKEN_ANSWER
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 ERR, OUT, END = "err", "out", "end"
 
@@ -39,15 +44,15 @@ class Spy:
     def __getattr__(self, name: str) -> object:
         return getattr(self._sock, name)
 
-    def send(self, data: bytes) -> int:
-        return self._note(bytes(data), "send", data)
+    def send(self, data: bytes, *flags: int) -> int:
+        return self._note(bytes(data), "send", data, *flags)
 
-    def sendmsg(self, buffers: list[bytes]) -> int:
-        return self._note(b"".join(buffers), "sendmsg", buffers)
+    def sendmsg(self, buffers: list[bytes], *options: object) -> int:
+        return self._note(b"".join(buffers), "sendmsg", buffers, *options)
 
-    def _note(self, data: bytes, name: str, argument: object) -> int:
+    def _note(self, data: bytes, name: str, *arguments: object) -> int:
         self.threads.add(threading.get_native_id())
-        sent: int = getattr(self._sock, name)(argument)
+        sent: int = getattr(self._sock, name)(*arguments)
         self.sends.append(data[:sent])
         return sent
 
@@ -64,48 +69,47 @@ def writer_app(body: bytes, text: str, *, pieces: int = 1) -> Callable[..., Iter
 
 @pytest.mark.parametrize("worker", WORKERS)
 @pytest.mark.parametrize(
-    ("size", "text", "pieces", "order"),
+    ("size", "text", "pieces"),
     [
-        (100, "one line\n", 1, [ERR, OUT]),
-        (100, "one line\n", 3, [ERR, OUT]),
-        (0, "no body at all\n", 1, [ERR, OUT]),
-        (9000, "a large answer\n", 1, [OUT, ERR]),
-        (100, "a long report\n" * 1000, 1, [OUT, ERR]),
-        (300_000, "a larger answer\n", 1, [OUT, ERR]),
-        (300_000, "many pieces\n", 4, [OUT, ERR]),
+        (100, "one line\n", 1),
+        (100, "one line\n", 3),
+        (0, "no body at all\n", 1),
+        (100, "no end of the line", 3),
+        (9000, "a large answer\n", 1),
+        (100, "a long report\n" * 4000, 1),
+        (40_000, "a long report\n" * 4000, 2),
+        (300_000, "a larger answer\n", 1),
+        (300_000, "many pieces\n", 4),
     ],
 )
-def test_stderr_goes_with_the_end_ahead_of_a_small_answer_else_behind_it(
-    size: int, text: str, pieces: int, order: list[str], worker: str
-) -> None:
+def test_stderr_goes_ahead_of_the_answer(size: int, text: str, pieces: int, worker: str) -> None:
+    """Whatever the sizes: nginx searches it for the text of its fastcgi_catch_stderr."""
     with running(writer_app(b"x" * size, text, pieces=pieces), worker=worker) as server:
         client = server.connect()
         client.ask(1)
         answer = client.answer(1)
-        assert answer.order == order
+        assert answer.order == [ERR, OUT]
         assert answer.stderr.decode() == text
         assert answer.body == b"x" * size * pieces
 
 
 @pytest.mark.parametrize("worker", WORKERS)
 @pytest.mark.parametrize(("size", "pieces"), [(100, 1), (100, 3), (9000, 1), (40_000, 5)])
-def test_stderr_is_always_in_the_write_that_carries_the_end(
-    size: int, pieces: int, worker: str
-) -> None:
-    """A web server in wide use dies of a STDERR record that ends a read."""
+def test_stderr_goes_in_a_write_with_what_comes_next(size: int, pieces: int, worker: str) -> None:
+    """Some releases of HAProxy crash when a STDERR record ends a read."""
     with running(writer_app(b"x" * size, "text\n", pieces=pieces), worker=worker) as server:
         client = server.connect()
-        channel = server.channel()
-        spy = Spy(channel.sock)
-        server.in_context(lambda: setattr(channel, "sock", spy))
+        connection = server.connection()
+        spy = Spy(connection.sock)
+        server.in_context(lambda: setattr(connection, "sock", spy))
         client.get()
         wait_until(lambda: any(END in write for write in writes_of(spy.sends)))
         for write in writes_of(spy.sends):
-            assert ERR not in write or write[-1] == END
+            assert ERR not in write or write[-1] != ERR
         assert len(spy.threads) == 1
 
 
-def test_a_streaming_answer_has_its_stderr_at_the_end() -> None:
+def test_a_streaming_answer_has_stderr_at_its_beginning_and_at_its_end() -> None:
     seen = threading.Event()
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -114,6 +118,7 @@ def test_a_streaming_answer_has_its_stderr_at_the_end() -> None:
     def body(environ: Environ) -> Iterator[bytes]:
         environ["wsgi.errors"].write("early\n")
         yield b"first"
+        environ["wsgi.errors"].write("middle\n")
         wait_in_app(environ, seen)
         environ["wsgi.errors"].write("late\n")
         yield b"second"
@@ -122,21 +127,25 @@ def test_a_streaming_answer_has_its_stderr_at_the_end() -> None:
         client = server.connect()
         client.ask(1)
         client.collect_until(lambda: 1 in client.answers and b"first" in client.answers[1].stdout)
-        assert client.answers[1].order == [OUT]
-        log.wait_for("early")  # the log has it at once
+        assert client.answers[1].order == [ERR, OUT]
+        assert client.answers[1].stderr == b"early\n"
+        log.wait_for("middle")  # the log has it at once
         seen.set()
         answer = client.answer(1)
-        assert answer.order == [OUT, ERR]
-        assert answer.stderr == b"early\nlate\n"
+        assert answer.order == [ERR, OUT, ERR]
+        assert answer.stderr == b"early\nmiddle\nlate\n"
 
 
-def test_the_web_server_gets_a_bounded_part_and_the_log_all() -> None:
+@pytest.mark.parametrize("early", [0, 5, 50, 100])
+def test_the_web_server_gets_a_bounded_part_and_the_log_all(early: int) -> None:
     line = "\u20ac" * 30 + "\n"
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        for _ in range(100):
-            environ["wsgi.errors"].write(line)
-        return respond(start_response, b"fine")
+        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        environ["wsgi.errors"].writelines([line] * early)
+        write(b"fi")
+        environ["wsgi.errors"].writelines([line] * (100 - early))
+        return [b"ne"]
 
     with logged() as log, running(app, max_stderr_bytes=1000) as server:
         answer = server.connect().get()
@@ -178,7 +187,7 @@ def test_a_broken_answer_closes_a_connection_of_its_own_without_an_end(worker: s
         client.read_to_end()
         assert not client.answers[1].ended
         assert client.answers[1].body == b"half of"
-        log.wait_for("failed in the middle of its answer to GET /fail")
+        log.wait_for("failed in the middle of its response to GET /fail")
         assert log.has("ZeroDivisionError")
         assert server.connect().get("/fine").body == b"fine"
 
@@ -190,16 +199,58 @@ def test_a_broken_answer_beside_others_ends_with_a_status_and_harms_nobody(worke
         client.start(3, "/fine", length=4)  # its body is still to come: it is a neighbour
         client.ask(1, "/fail")
         answer = client.answer(1)
-        assert (answer.body, answer.app_status, answer.protocol_status) == (b"half of", 1, 0)
+        assert (answer.body, answer.app_status, answer.protocol_status) == (
+            b"half of",
+            BROKEN_ANSWER,
+            0,
+        )
         client.stdin(3, b"body")
         assert client.answer(3).body == b"fine"
         assert client.get("/fine", id=1).body == b"fine"
 
 
+def test_a_broken_answer_to_who_asked_for_values_keeps_the_connection() -> None:
+    """The next request may be in the socket already; read or not, it is answered."""
+    with running(failing_app()) as server:
+        client = server.connect()
+        client.send(records.get_values("FCGI_MPXS_CONNS"))
+        for _ in range(20):
+            client.send(whole_request(1, "/fail"))
+            client.send(whole_request(2, "/fine"))
+            assert client.answer(1).app_status == BROKEN_ANSWER
+            assert client.answer(2).body == b"fine"
+
+
+@pytest.mark.parametrize(
+    ("software", "end"),
+    [
+        ("nginx/1.22.1", bytes(8)),
+        ("Caddy/v2.6.2", bytes(8)),
+        ("lighttpd/1.4.69", b""),
+        ("Apache/2.4.66", b""),
+    ],
+)
+def test_a_broken_answer_ends_as_its_web_server_notices(software: str, end: bytes) -> None:
+    with running(failing_app()) as server:
+        client = server.connect()
+        client.send(whole_request(1, "/fail", more={"SERVER_SOFTWARE": software}))
+        client.sock.settimeout(10)
+        received = b"".join(iter(lambda: client.sock.recv(65536), b""))
+        assert received.partition(b"half of")[2] == end
+
+
+def test_a_broken_answer_behind_mod_fcgid_costs_no_process(tmp_path: Path) -> None:
+    """It is known by the name of its socket, and terminates a process that just closes."""
+    with running(failing_app(), bind=f"unix:{tmp_path}/4711.0") as server:
+        client = server.connect()
+        client.send(whole_request(1, "/fail", more={"SERVER_SOFTWARE": "Apache/2.4.66"}))
+        assert client.answer(1).app_status == BROKEN_ANSWER
+
+
 def test_too_short_an_answer_is_a_broken_one() -> None:
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Length", "10")])
-        return [b"short"]
+        yield b"short"
 
     with logged() as log, running(app) as server:
         client = server.connect()
@@ -207,6 +258,35 @@ def test_too_short_an_answer_is_a_broken_one() -> None:
         client.read_to_end()
         assert not client.answers[1].ended
         log.wait_for("5 bytes less than its Content-Length of 10")
+
+
+def test_too_short_an_answer_of_which_nothing_was_sent_is_a_plain_500() -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "10")])
+        return [b"short"]
+
+    with logged() as log, running(app) as server:
+        client = server.connect()
+        answer = client.get("/less")
+        assert (answer.status, answer.app_status) == (500, 1)
+        log.wait_for("5 bytes less than its Content-Length of 10")
+        assert client.get("/again").status == 500  # the connection is kept
+
+
+@replaces_functions
+def test_a_bug_of_the_server_before_the_first_byte_is_a_plain_500(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with logged() as log, running(failing_app()) as server:
+        client = server.connect()
+        with monkeypatch.context() as patch:
+            patch.setattr("vsgi_fcgi.server.workers.run_request.make_environ", broken)
+            assert client.get("/fine").status == 500
+        log.wait_for("a bug in the server")
+        assert client.get("/fine").body == b"fine"
 
 
 def test_a_failure_before_the_first_byte_is_a_plain_500() -> None:
@@ -222,6 +302,7 @@ def test_a_failure_before_the_first_byte_is_a_plain_500() -> None:
         assert client.get("/again").status == 500  # the connection is kept
 
 
+@replaces_functions
 def test_an_answer_whose_end_cannot_be_kept_ends_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -230,18 +311,17 @@ def test_an_answer_whose_end_cannot_be_kept_ends_all_the_same(
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         # Too large for one piece, but small enough to be joined to one.
-        head = len("Status: 200 OK\r\n\r\n")
-        start_response("200 OK", [])
-        return [b"x" * (65_532 - head)]
+        start_response("200 OK", [("X-Large", "x" * 9000)])
+        return [b"x" * 131_000]
 
     with logged() as log, running(app) as server:
         with monkeypatch.context() as patch:
-            patch.setattr("vsgi_fcgi.server.output.Output.write", no_memory)
+            patch.setattr("vsgi_fcgi.server.response_buffer.ResponseBuffer.write", no_memory)
             client = server.connect()
             client.ask(1)
             client.read_to_end()
         log.wait_for("MemoryError")
-        assert len(server.connect().get().body) > 65_000
+        assert len(server.connect().get().body) == 131_000
 
 
 def failing_app() -> Callable[..., Iterable[bytes]]:
@@ -278,3 +358,10 @@ def test_a_haproxy_that_dies_of_stderr_gets_none(software: str, gets: bool) -> N
         client = server.connect()
         client.ask(1, more={"SERVER_SOFTWARE": software})
         assert bytes(client.answer(1).stderr) == (b"a complaint\n" if gets else b"")
+
+
+def test_the_log_gets_no_control_characters() -> None:
+    with running(writer_app(b"body", "\x1b[31mred\n\ttwo\x9b\n")) as server, logged() as log:
+        answer = server.connect().get("/")
+        assert bytes(answer.stderr).decode() == "\x1b[31mred\n\ttwo\x9b\n"
+        log.wait_for("\\x1b[31mred\n\ttwo\\x9b")

@@ -1,7 +1,7 @@
-"""A disk that is full: uploads are refused, answers wait, and the server lives on.
+"""Test a full disk: uploads are refused, responses wait, and the server continues.
 
-Each test is a process of its own, in which files may grow to a few KiB only. That is not felt
-before a write, as on a full disk, and unlike a folder that does not exist.
+Each test runs in a process of its own, whose files may only grow to a few KiB. As on a full disk,
+the first write fails, and not the creation of the file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ with logged() as log, running(echo, worker={worker!r}, body_memory_bytes=1000) a
         assert answer.headers["retry-after"] == "1"
     log.wait_for("cannot write a request body to a temporary file")
     assert client.get("/", b"small").body == b"small"
-    wait_until(lambda: server.context.spool.used == server.context.memory.used == 0)
+    services = server.context.services
+    wait_until(lambda: services.spool.used == services.memory.used == 0)
     free_the_disk()
     assert client.get("/", body).body == body
 print("fine")

@@ -1,17 +1,30 @@
-"""What one request may hold: params, body, and what is answered when it holds more."""
+"""Test the limits of one request, params and body, and the answers at the limits."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
-from support import records
-from support.fcgi import request_params
-from support.server import WORKERS, Running, echo, hello, respond, running, wait_until
+from support.fcgi import records
+from support.fcgi.peer import request_params
+from support.server import (
+    WORKERS,
+    Running,
+    echo,
+    exchange_of,
+    hello,
+    logged,
+    respond,
+    running,
+    wait_until,
+)
 
+from vsgi_fcgi.protocol import Request
+from vsgi_fcgi.protocol.constants import Buffer
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 KIB = 1024
 
@@ -31,6 +44,13 @@ class Recorder:
             size += len(piece)
         text = f"{size} {environ.get('CONTENT_LENGTH')} {digest.hexdigest()}"
         return respond(start_response, text.encode())
+
+
+def pieces_of(request: Request) -> list[Buffer]:
+    body = exchange_of(request).body
+    assert body is not None
+    # In how many pieces a body is held shows in memory only.
+    return body._pieces
 
 
 def assert_lives_on(server: Running) -> None:
@@ -123,15 +143,76 @@ def test_a_body_without_content_length_is_413_when_it_grows_too_large() -> None:
     assert app.paths == ["/exact"]
 
 
-@pytest.mark.parametrize("sent", [b"", b"x" * 9])
-def test_a_body_that_ends_early_is_400_and_reaches_no_app(sent: bytes) -> None:
+def test_a_body_that_ends_early_is_400_and_reaches_no_app() -> None:
     app = Recorder()
     with running(app) as server:
         client = server.connect()
         client.start(1, length=10)
-        client.stdin(1, sent)
+        client.stdin(1, b"x" * 9)
         assert client.answer(1).status == 400
     assert app.paths == []
+
+
+@pytest.mark.parametrize("software", ["nginx/1.22.1", "Caddy/v2.6.2", ""])
+def test_a_body_that_is_announced_and_never_sent_is_empty(software: str) -> None:
+    """nginx does this for auth_request and mirror, Caddy for forward_auth."""
+    seen: list[tuple[object, bytes, str]] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read()
+        seen.append((environ.get("CONTENT_LENGTH"), body, environ["CONTENT_TYPE"]))
+        return respond(start_response, b"here")
+
+    more = {"SERVER_SOFTWARE": software, "CONTENT_LENGTH": "5", "CONTENT_TYPE": "a/b"}
+    with logged() as messages, running(app) as server:
+        client = server.connect()
+        for id in (1, 2):
+            params = request_params("/auth", method="POST", more=more)
+            client.send(records.request(id, params, b""))
+            assert client.answer(id).body == b"here"
+        # The message about another web server comes after the one about this one.
+        more["SERVER_SOFTWARE"] = "another/1"
+        client.send(records.request(3, request_params("/other", more=more), b""))
+        assert client.answer(3).body == b"here"
+        messages.wait_for("GET /other: CONTENT_LENGTH is 5, and no body was sent")
+    assert seen == [(None, b"", "a/b")] * 3
+    text = "POST /auth: CONTENT_LENGTH is 5, and no body was sent"
+    assert sum(text in line for line in messages.lines) == 1
+
+
+@pytest.mark.parametrize("keep_conn", [False, True])
+def test_a_request_with_upgrade_need_not_end_an_empty_body(keep_conn: bool) -> None:
+    """lighttpd does not end it where ``"upgrade" => "enable"`` is configured."""
+    app = Recorder()
+    more = {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "upgrade", "CONTENT_LENGTH": "0"}
+    params = records.pairs(request_params("/socket", more=more))
+    with running(app) as server:
+        client = server.connect()
+        client.send(records.begin(1, keep_conn=keep_conn) + records.params(1, params))
+        answer = client.answer(1)
+        assert (answer.status, answer.body[:2]) == (200, b"0 ")
+        # Nothing of it gets into the next request of the connection.
+        if keep_conn:
+            client.send(records.stdin(1, b"late"))
+            client.ask(1, "/next")
+            assert client.answer(1).status == 200
+    assert app.paths == ["/socket", "/next"][: 1 + keep_conn]
+
+
+def test_a_client_that_leaves_before_its_body_reaches_no_app() -> None:
+    """STDIN has not ended."""
+    app = Recorder()
+    with running(app) as server:
+        client = server.connect()
+        client.start(1, "/left", length=10)
+        client.close()
+        other = server.connect()
+        other.start(1, "/aborted", length=10)
+        other.send(records.abort(1))
+        other.ask(2, "/next")
+        assert other.answer(2).status == 200
+        server.leave()
+    assert app.paths == ["/next"]
 
 
 @pytest.mark.parametrize(
@@ -165,15 +246,12 @@ def test_haproxy_need_not_end_an_empty_body(software: str, length: str, waits: b
                 # A later end is as good as none.
                 client.send(records.stdin(id))
             assert path in app.paths
-        # Here the end, or more than there is to be, comes in one piece with the params.
+        # Here the end, or a body that is too long, comes in one piece with the params.
         for body in (b"", b"x"):
             client.send(records.request(5, request_params("/whole", more=more), body))
             answer = client.answer(5)
-            if length == "1" and not body:
-                assert answer.status == 400
-            else:
-                size = len(body) if length != "0" else 0
-                assert answer.body.startswith(f"{size} ".encode())
+            size = len(body) if length != "0" else 0
+            assert answer.body.startswith(f"{size} ".encode())
 
 
 @pytest.mark.parametrize("length", [0, 7])
@@ -199,10 +277,11 @@ def test_what_exceeds_content_length_is_not_kept() -> None:
         bodies: list[int] = []
 
         def look() -> None:
-            channel = server.channel()
-            (request,) = channel.connection.requests.values()
-            bodies.append(sum(map(len, request.context._pieces)))
-            bodies.append(len(request.context._pieces))
+            connection = server.connection()
+            (request,) = connection.protocol.requests.values()
+            pieces = pieces_of(request)
+            bodies.append(sum(map(len, pieces)))
+            bodies.append(len(pieces))
 
         server.in_context(look)
         assert bodies == [1, 1]
@@ -221,14 +300,94 @@ def test_small_records_take_about_as_much_memory_as_they_count(piece: int) -> No
         counts: list[int] = []
 
         def look() -> None:
-            channel = server.channel()
-            (request,) = channel.connection.requests.values()
-            counts.append(len(request.context._pieces))
+            connection = server.connection()
+            (request,) = connection.protocol.requests.values()
+            counts.append(len(pieces_of(request)))
 
         server.in_context(look)
         assert counts[0] <= 4
         client.stdin(1)
         assert client.answer(1).body == sent
+
+
+# Bodies of an announced length.
+
+
+def test_an_announced_length_reserves_memory_once_a_quarter_has_come() -> None:
+    size = 1024 * KIB
+    body = hashlib.shake_128(b"announced").digest(size)
+    with running(Recorder()) as server:
+        memory = server.context.services.memory
+        client = server.connect()
+        client.start(1, length=size, method="POST")
+        client.stdin(1, body[:100_000], end=False)
+        wait_until(lambda: memory.used >= 100_000)
+        assert memory.used == 100_000
+        client.stdin(1, body[100_000:300_000], end=False)
+        wait_until(lambda: memory.used > 300_000)
+        assert memory.used == size
+        client.stdin(1, body[300_000:])
+        expected = f"{size} {size} {hashlib.sha256(body).hexdigest()}"
+        assert client.answer(1).body.decode() == expected
+        wait_until(lambda: memory.used == 0)
+
+
+@pytest.mark.parametrize("sent", [10_000, 100_000, 400_000])
+def test_an_aborted_body_returns_its_memory(sent: int) -> None:
+    with running(hello) as server:
+        memory = server.context.services.memory
+        client = server.connect()
+        client.start(1, length=500_000, method="POST")
+        client.send(records.stdin(1, bytes(sent), size=20_000, end=False))
+        wait_until(lambda: memory.used >= sent)
+        client.send(records.abort(1))
+        wait_until(lambda: memory.used == 0)
+        assert_lives_on(server)
+
+
+def test_what_exceeds_an_announced_length_is_dropped() -> None:
+    body = hashlib.shake_128(b"excess").digest(300_000)
+    with running(Recorder()) as server:
+        client = server.connect()
+        client.start(1, length=200_000, method="POST")
+        client.stdin(1, body)
+        expected = f"200000 200000 {hashlib.sha256(body[:200_000]).hexdigest()}"
+        assert client.answer(1).body.decode() == expected
+
+
+@pytest.mark.parametrize("size", [100, 3000, 65535])
+def test_an_announced_body_arrives_byte_for_byte_in_records_of_any_size(size: int) -> None:
+    body = hashlib.shake_128(b"records").digest(700_001)
+    with running(Recorder()) as server:
+        for id in (1, 2):
+            client = server.connect()
+            client.start(id, length=len(body), method="POST")
+            client.send(records.stdin(id, body, size=size))
+            expected = f"{len(body)} {len(body)} {hashlib.sha256(body).hexdigest()}"
+            assert client.answer(id).body.decode() == expected
+
+
+def test_a_body_leaves_its_buffer_for_a_file_when_memory_is_used_up() -> None:
+    body = hashlib.shake_128(b"leaves").digest(300_000)
+    with running(Recorder(), total_memory_bytes=350_000) as server:
+        services = server.context.services
+        first, second = server.connect(), server.connect()
+        first.start(1, length=len(body), method="POST")
+        first.stdin(1, body[:200_000], end=False)
+        wait_until(lambda: services.memory.used == len(body))
+        second.start(1, length=len(body), method="POST")
+        second.stdin(1, body[:60_000], end=False)
+        wait_until(lambda: services.spool.used == 60_000)
+        # The quota has room for the first body, but not for a further byte of another one.
+        services.memory.charge(60_000)
+        first.stdin(1, body[200_000:], end=False)
+        wait_until(lambda: services.spool.used >= 300_000)
+        for client, sent in ((first, 300_000), (second, 60_000)):
+            client.stdin(1, body[sent:])
+            expected = f"300000 300000 {hashlib.sha256(body).hexdigest()}"
+            assert client.answer(1).body.decode() == expected
+        wait_until(lambda: services.memory.used == 60_000)
+        services.memory.release(60_000)
 
 
 # Temporary files.
@@ -254,8 +413,8 @@ def test_a_large_body_leaves_memory_for_a_file() -> None:
         client = server.connect()
         client.start(1, length=1_000_000)
         client.stdin(1, b"x" * 999_999, end=False)
-        wait_until(lambda: server.context.spool.used > 600_000)
-        assert server.context.memory.used < 400_000
+        wait_until(lambda: server.context.services.spool.used > 600_000)
+        assert server.context.services.memory.used < 400_000
         client.stdin(1, b"y")
         assert client.answer(1).body == b"x" * 999_999 + b"y"
 
@@ -283,8 +442,12 @@ def test_memory_for_all_bodies_is_bounded_the_rest_goes_to_files() -> None:
         for client, body in zip(clients, bodies, strict=True):
             client.start(1, length=len(body))
             client.stdin(1, body, end=False)
-        wait_until(lambda: server.context.spool.used + server.context.memory.used >= 600_000)
-        wait_until(lambda: server.context.memory.used <= limit + 65536)
+        wait_until(
+            lambda: (
+                server.context.services.spool.used + server.context.services.memory.used >= 600_000
+            )
+        )
+        wait_until(lambda: server.context.services.memory.used <= limit + 65536)
         for client, body in zip(clients, bodies, strict=True):
             client.stdin(1)
             assert client.answer(1).body == body
@@ -296,7 +459,7 @@ def test_a_body_that_no_temporary_file_may_take_is_503() -> None:
         held, refused = server.connect(), server.connect()
         held.start(1, "/held", length=90_001)
         held.stdin(1, b"x" * 90_000, end=False)
-        wait_until(lambda: server.context.spool.used >= 1000)
+        wait_until(lambda: server.context.services.spool.used >= 1000)
         refused.start(1, "/refused", length=90_000)
         refused.stdin(1, b"y" * 90_000, end=False)
         answer = refused.answer(1)
@@ -307,8 +470,11 @@ def test_a_body_that_no_temporary_file_may_take_is_503() -> None:
     assert app.paths == ["/held"]
 
 
-def test_a_folder_that_takes_no_files_is_503_for_large_bodies_alone() -> None:
-    with running(echo, body_memory_bytes=1000, spool_dir="/nonexistent/folder") as server:
+def test_a_folder_that_takes_no_files_is_503_for_large_bodies_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with running(echo, body_memory_bytes=1000, spool_dir=str(folder)) as server:
+        folder.rmdir()
         client = server.connect()
         for _ in range(2):
             client.start(1, length=100_000)

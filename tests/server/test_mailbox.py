@@ -1,11 +1,13 @@
-"""What the mailbox accepted is delivered in order, or handed back: never lost."""
+"""Test that the mailbox delivers calls in order or refuses them, and loses none."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
 
-from vsgi_fcgi.server.mailbox import Mailbox
+import gevent
+
+from vsgi_fcgi.server.mailbox import GreenletLatch, Mailbox
 
 
 class Owner:
@@ -169,3 +171,44 @@ def test_closing_while_many_post_loses_nothing_that_was_accepted() -> None:
         for thread in threads:
             thread.join(10)
         assert sorted(accepted) == sorted(got + [argument for _, argument in handed_back])
+
+
+# Latches of greenlets.
+
+
+def test_a_greenlet_waits_until_its_latch_opens() -> None:
+    latch = GreenletLatch()
+    waiting = gevent.spawn(latch.wait, None)
+    gevent.sleep(0)
+    assert not waiting.ready()
+    latch.open()
+    latch.open()
+    assert waiting.get(timeout=10) is True
+    assert latch.wait(None) is True
+
+
+def test_a_latch_that_stays_closed_lets_its_greenlet_continue() -> None:
+    latch = GreenletLatch()
+    assert gevent.spawn(latch.wait, 0.001).get(timeout=10) is False
+    latch.open()
+    assert latch.wait(0.001) is True
+
+
+def test_a_latch_leaves_a_greenlet_alone_that_no_longer_waits() -> None:
+    """A timeout of the app may end its wait after the latch was opened, before it continues."""
+    latch = GreenletLatch()
+    seen: list[str] = []
+
+    def wait() -> None:
+        try:
+            latch.wait(None)
+        except gevent.Timeout:
+            gevent.sleep(0.01)
+            seen.append("slept")
+
+    waiting = gevent.spawn(wait)
+    gevent.sleep(0)
+    gevent.get_hub().loop.run_callback(waiting.throw, gevent.Timeout())
+    latch.open()
+    waiting.get(timeout=10)
+    assert seen == ["slept"]

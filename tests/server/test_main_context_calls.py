@@ -1,4 +1,4 @@
-"""``environ["vsgi_fcgi.main_context"].call``: shared state is touched in one place."""
+"""Test ``environ["vsgi_fcgi.main_context"].call``: one context uses the shared state."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import gevent
 import pytest
-from support.fcgi import several
+from support.fcgi.peer import several, whole_request
 from support.server import WORKERS, respond, running, wait_until
 
 from vsgi_fcgi.exceptions import MainContextClosed
-from vsgi_fcgi.server.calls import MainContextCalls
+from vsgi_fcgi.server.main_context_calls import MainContextCalls
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 
 def app_that_calls(use: Callable[[MainContextCalls], object]) -> Callable[..., Iterable[bytes]]:
@@ -149,7 +149,28 @@ def test_calls_that_wait_when_the_server_stops_are_refused() -> None:
         client.ask(1, "/first")
         assert begun.wait(10)
         client.ask(2, "/second")
+        # That a call waits cannot be seen before it is answered.
         wait_until(lambda: len(server.context.calls._waiting) == 1)
         assert not server.server.stop(0.05)
         wait_until(lambda: len(results) == 2)
     assert results == [MainContextClosed, MainContextClosed]
+
+
+def test_a_timeout_that_a_function_forgot_does_not_end_the_next_one() -> None:
+    def forgetful() -> None:
+        gevent.Timeout.start_new(0.001)
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        call = environ["vsgi_fcgi.main_context"].call
+        if environ["PATH_INFO"] == "/forgetful":
+            call(forgetful)
+        else:
+            call(gevent.sleep, 0.02)
+        return respond(start_response, b"x")
+
+    with running(app, threads=2) as server:
+        client = server.connect()
+        # Both calls wait before the first one runs.
+        client.send(whole_request(1, "/forgetful") + whole_request(2, "/next"))
+        assert client.answer(1).status == 200
+        assert client.answer(2).status == 200

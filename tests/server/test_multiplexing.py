@@ -1,19 +1,20 @@
-"""Many requests on one connection: fairness, and every byte where it belongs."""
+"""Test many requests on one connection: fairness, and unmixed bytes."""
 
 from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from support import records
-from support.fcgi import Client, whole_request
+from support.fcgi import records
+from support.fcgi.peer import Client, whole_request
 from support.server import WORKERS, respond, running
 
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 MIB = 1024 * 1024
 
@@ -69,7 +70,14 @@ def test_small_answers_do_not_wait_for_a_large_one_on_their_connection() -> None
 
 
 def test_large_answers_on_one_connection_advance_together() -> None:
-    with running(sized_app, threads=4) as server:
+    # All of them are there to be sent, however late a worker gets the processor.
+    begun = threading.Barrier(4)
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        begun.wait(10)
+        return sized_app(environ, start_response)
+
+    with running(app, threads=4) as server:
         client = server.connect()
         ids = range(1, 5)
         size = 4 * MIB

@@ -1,4 +1,4 @@
-"""Requests in flight on a connection, and requests that wait for a worker."""
+"""Test the limits on requests of a connection and on requests that wait for a worker."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import threading
 from collections.abc import Iterable
 
 import pytest
-from support import records
-from support.fcgi import whole_request
+from support.fcgi import records
+from support.fcgi.peer import whole_request
 from support.server import WORKERS, respond, running, wait_in_app, wait_until
 
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 
 class Holder:
-    """Holds every request until it is let go, and notes what it ran."""
+    """Holds every request until the test releases it, and records which ones it ran."""
 
     def __init__(self) -> None:
         self.free = threading.Event()
@@ -71,6 +71,25 @@ def test_past_the_queue_a_further_request_is_503(worker: str) -> None:
     assert app.paths == ["/1", "/2", "/3", "/again"]
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_requests_for_which_there_are_idle_threads_do_not_count_as_queued(together: bool) -> None:
+    """16 threads and a queue of 8 take 24 requests, however they come."""
+    app = Holder()
+    with running(app, threads=16, max_queued=8) as server:
+        client = server.connect()
+        requests = [whole_request(id, f"/{id}") for id in range(1, 26)]
+        for part in [b"".join(requests)] if together else requests:
+            client.send(part)
+        # One is too many; no other has ended.
+        client.collect_until(lambda: any(each.ended for each in client.answers.values()))
+        (refused,) = (id for id, each in client.answers.items() if each.ended)
+        assert client.answer(refused).status == 503
+        wait_until(lambda: len(app.paths) == 16)
+        app.free.set()
+        for id in {*range(1, 26)} - {refused}:
+            assert client.answer(id).body == b"/%d" % id
+
+
 def test_a_refused_request_without_keep_conn_ends_its_connection() -> None:
     app = Holder()
     with running(app, threads=1, max_queued=1) as server:
@@ -123,10 +142,10 @@ def test_params_that_never_end_are_bounded_over_all_requests() -> None:
             client.ask(100, method="OPTIONS", more={"REQUEST_METHOD": ""})
             client.answer(100)
             refused += sum(answer.status == 503 for answer in client.answers.values())
-        held = sum(channel.connection.params_held for channel in server.context.channels)
-        assert held == server.context.params.used <= 1_000_000
+        held = sum(connection.protocol.params_held for connection in server.context.connections)
+        assert held == server.context.connections.params.used <= 1_000_000
         assert refused >= 28
-        # What is left can go on, and those that were refused can come again.
+        # The remaining requests continue, and refused ones can be sent again.
         clients[0].close()
         app.free.set()
         assert clients[1].get("/again", id=200).body == b"/again"

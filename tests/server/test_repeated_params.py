@@ -1,9 +1,9 @@
-"""Params that came more than once, where the server itself decides by them."""
+"""Test params that occur more than once and that the server itself uses."""
 
 from __future__ import annotations
 
-from support import records
-from support.fcgi import request_params
+from support.fcgi import records
+from support.fcgi.peer import request_params
 from support.server import echo, running
 
 

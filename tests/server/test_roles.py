@@ -1,4 +1,4 @@
-"""Authorizers and filters (sections 6.3 and 6.4), and several roles in one server."""
+"""Test authorizers and filters (sections 6.3 and 6.4), and several roles in one server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import gevent
 import pytest
-from support import records
 from support.asking import asking, uri_of
-from support.fcgi import Answer, Client, request_params
-from support.records import AUTHORIZER, FILTER, RESPONDER, UNKNOWN_ROLE
+from support.fcgi import records
+from support.fcgi.peer import Answer, Client, request_params
+from support.fcgi.records import AUTHORIZER, FILTER, RESPONDER, UNKNOWN_ROLE
 from support.server import (
     WORKERS,
     Running,
@@ -32,7 +32,7 @@ from vsgi_fcgi import Server
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.protocol import Role
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 MIB = 1024 * 1024
 
@@ -82,7 +82,7 @@ def authorize(client: Client, id: int = 1, *, end_stdin: bool = False, **more: s
 def whole_filter(
     id: int, data: bytes, body: bytes = b"", more: Mapping[str, str] | None = None
 ) -> bytes:
-    """A whole request for a filter; without ``more``, with the params that it is to have."""
+    """Return a complete request for a filter; without ``more``, it has the usual params."""
     if more is None:
         more = {"FCGI_DATA_LENGTH": str(len(data)), "FCGI_DATA_LAST_MOD": "1700000000"}
     values = request_params("/x", length=len(body), method="POST", more=more)
@@ -170,7 +170,9 @@ def test_a_role_without_an_app_is_logged_once() -> None:
                 assert client.answer(1).protocol_status == UNKNOWN_ROLE
     lines = [line for line in messages.lines if "UNKNOWN_ROLE" in line]
     for name, line in zip(("AUTHORIZER", "FILTER", "unknown"), lines, strict=True):
-        assert f"a request for the role {name}, which no app is served for" in line
+        assert (
+            f"a request for the role {name} was answered with UNKNOWN_ROLE, because no app" in line
+        )
 
 
 def test_a_server_without_any_app() -> None:
@@ -230,6 +232,18 @@ def test_an_authorizer_that_fails_lets_nobody_through() -> None:
         messages.wait_for("RuntimeError: a secret")
 
 
+def test_an_authorizer_that_answers_an_interim_status_lets_nobody_through() -> None:
+    """lighttpd serves the file if it gets 100."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("100 Continue", [])
+        return []
+
+    with logged() as messages, running(None, authorizer=app) as server:
+        assert authorize(server.connect()).status == 500
+        messages.wait_for("'100 Continue'")
+
+
 def test_an_authorizer_that_breaks_off_lets_nobody_through() -> None:
     """Among neighbours: the connection goes on, and an empty answer would be taken for a 200."""
     done = threading.Event()
@@ -245,7 +259,7 @@ def test_an_authorizer_that_breaks_off_lets_nobody_through() -> None:
     with running(slow, authorizer=app) as server:
         client = server.connect()
         client.ask(1, "/slow")
-        wait_until(lambda: server.context.calls.figures.requests_in_flight)
+        wait_until(lambda: server.context.calls.stats.requests_in_flight)
         answer = authorize(client, 2)
         assert (answer.status, answer.app_status) == (500, 1)
         done.set()
@@ -282,7 +296,7 @@ def test_a_filter_reads_both(worker: str, size: int, body: bytes) -> None:
         answer = run_filter(server, data, body)
         expected = [digest(body), digest(data), f"{size} 1700000000"]
         assert answer.body.decode().splitlines() == expected
-        # Without the params, it is what came that counts.
+        # Without the params, the received bytes count.
         answer = run_filter(server, data, body, more={})
         assert answer.body.decode().splitlines() == [*expected[:2], f"{size} None"]
 
@@ -366,6 +380,19 @@ def test_a_body_of_a_filter_that_is_too_short_is_400() -> None:
         assert client.answer(2).status == 200
 
 
+def test_a_body_of_a_filter_that_is_announced_and_never_sent_is_empty() -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        assert "CONTENT_LENGTH" not in environ
+        return digests(environ, start_response)
+
+    values = request_params("/x", length=10, method="POST", more={"FCGI_DATA_LENGTH": "4"})
+    start = records.begin(1, FILTER) + records.params(1, values)
+    with running(None, filter=app) as server:
+        client = server.connect()
+        client.send(start + records.stdin(1) + records.data(1, b"data"))
+        assert client.answer(1).body.decode().splitlines()[:2] == [digest(b""), digest(b"data")]
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_file_over_the_limit(told: bool) -> None:
     with logged() as messages, running(None, filter=digests, max_body_bytes=1000) as server:
@@ -401,18 +428,18 @@ def test_what_is_spooled_is_gone_when_a_filter_is_given_up() -> None:
             client = server.connect()
             sent = whole_filter(1, b"x" * 600_000, b"y" * 600_000)
             client.send(sent[:-8])  # all but the end of DATA
-            wait_until(lambda: server.context.spool.used >= 1_000_000)
+            wait_until(lambda: server.context.services.spool.used >= 1_000_000)
             client.close() if closes else client.abort(1)
-            wait_until(lambda: not server.context.spool.used)
-            wait_until(lambda: not server.context.memory.used)
+            wait_until(lambda: not server.context.services.spool.used)
+            wait_until(lambda: not server.context.services.memory.used)
 
 
 class SlowDisk:
-    """Nothing is written to temporary files until it is told to."""
+    """Writes to temporary files only when the test allows it."""
 
     def __init__(self, server: Running) -> None:
         self._open = threading.Event()
-        server.in_context(lambda: server.context.disk.submit(self._open.wait))
+        server.in_context(lambda: server.context.services.file_io.submit(self._open.wait))
 
     def go_on(self) -> None:
         self._open.set()
@@ -435,7 +462,7 @@ def test_the_app_waits_for_a_slow_disk(length: int, size: int) -> None:
             wait_until(lambda: app.seen)
         else:
             # It has come, as a whole, when others are answered.
-            wait_until(lambda: server.context.memory.used >= length + size)
+            wait_until(lambda: server.context.services.memory.used >= length + size)
             assert server.connect().get("/other").status == 200
             assert not app.seen
         disk.go_on()
@@ -451,9 +478,9 @@ def test_given_up_before_a_slow_disk_has_done(length: int, size: int) -> None:
     with running(hello, filter=digests, body_memory_bytes=1000) as server:
         disk, client = SlowDisk(server), server.connect()
         client.send(whole_filter(1, b"x" * size, b"y" * length)[:-8])
-        wait_until(lambda: server.context.memory.used >= size + length)
+        wait_until(lambda: server.context.services.memory.used >= size + length)
         # Reading is paused until the disk has done, so that an ABORT_REQUEST would wait.
-        server.in_context(server.channel().lose)
+        server.in_context(server.connection().lose)
         disk.go_on()
         assert server.connect().get("/other").status == 200
 
@@ -467,9 +494,11 @@ def test_a_slow_file_is_408() -> None:
 
 def test_a_full_disk_is_503() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        gone = str(Path(folder, "gone"))
-        limits: dict[str, Any] = {"body_memory_bytes": 1000, "spool_dir": gone}
+        gone = Path(folder, "gone")
+        gone.mkdir()
+        limits: dict[str, Any] = {"body_memory_bytes": 1000, "spool_dir": str(gone)}
         with logged() as messages, running(None, filter=digests, **limits) as server:
+            gone.rmdir()
             assert run_filter(server, b"x" * 2000, b"y" * 2000).status == 503
             messages.wait_for("cannot write a request body to a temporary file")
 
@@ -481,14 +510,14 @@ def test_many_filters_on_one_connection() -> None:
     sent = {id: records.read_records(request) for id, request in requests.items()}
     with running(hello, authorizer=hello, filter=digests, body_memory_bytes=100_000) as server:
         client = server.connect()
-        for round in range(max(map(len, sent.values()))):
+        for turn in range(max(map(len, sent.values()))):
             for id, pieces in sent.items():
-                if round < len(pieces):
-                    piece = pieces[round]
+                if turn < len(pieces):
+                    piece = pieces[turn]
                     client.send(records.record(piece.kind, id, piece.content))
-            client.ask(round + 100, f"/{round}")
-            assert client.answer(round + 100).body == f"/{round}".encode()
-            assert authorize(client, round + 200).status == 200
+            client.ask(turn + 100, f"/{turn}")
+            assert client.answer(turn + 100).body == f"/{turn}".encode()
+            assert authorize(client, turn + 200).status == 200
         for id, data in files.items():
             lines = client.answer(id).body.decode().splitlines()
             assert lines[:2] == [digest(b"body" * 40_000), digest(data)]
@@ -514,7 +543,7 @@ def test_plain_cgi_has_responders_alone() -> None:
     out = run_script(script.format(run="Server(app, authorizer=app).run()"), **environ)
     assert out.endswith("\n\nRESPONDER")
     out = run_script(script.format(run="Server(None, authorizer=app).run()"), **environ)
-    assert "there is no app for that" in out
+    assert "a CGI program needs an app" in out
 
 
 def test_roles_in_the_access_log(tmp_path: Path) -> None:

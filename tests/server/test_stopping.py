@@ -1,4 +1,4 @@
-"""A graceful stop: what was asked is answered, and nobody is kept waiting."""
+"""Test the graceful stop: requests that have arrived are answered, and the stop is quick."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from support import records
-from support.fcgi import Client, several, whole_request
+from support.fcgi import records
+from support.fcgi.peer import Client, several, whole_request
 from support.server import (
     WORKERS,
     Running,
@@ -22,7 +22,7 @@ from support.server import (
 )
 
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 
 class Stopper:
@@ -35,7 +35,7 @@ class Stopper:
         )
         context = server.context
         self._thread.start()
-        wait_until(lambda: context.stopping)
+        wait_until(lambda: context.connections.stopping)
 
     def result(self) -> bool:
         self._thread.join(30)
@@ -98,10 +98,10 @@ def test_idle_connections_are_closed_at_once_and_nobody_can_connect(worker: str)
 def test_whoever_has_just_connected_is_heard(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection was accepted, and its request is still on the way."""
     # However slow this machine is just now.
-    monkeypatch.setattr("vsgi_fcgi.server.context._FIRST_WORD", 20.0)
+    monkeypatch.setattr("vsgi_fcgi.transport.connections._FIRST_REQUEST", 20.0)
     with running(hello, worker=worker, graceful_timeout=60.0) as server:
         late = server.connect()
-        wait_until(lambda: len(server.context.channels) == 1)
+        wait_until(lambda: len(server.context.connections) == 1)
         stopper = Stopper(server)
         late.ask(1, "/late")
         assert late.answer(1).body == b"/late"
@@ -113,7 +113,7 @@ def test_whoever_has_just_connected_is_heard(worker: str, monkeypatch: pytest.Mo
 def test_whoever_never_asks_is_not_waited_for(worker: str) -> None:
     with running(hello, worker=worker) as server:
         never = server.connect()
-        wait_until(lambda: len(server.context.channels) == 1)
+        wait_until(lambda: len(server.context.connections) == 1)
         stopper = Stopper(server)
         never.read_to_end(5)
         assert stopper.result()
@@ -121,7 +121,7 @@ def test_whoever_never_asks_is_not_waited_for(worker: str) -> None:
 
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_request_that_was_readable_is_served(worker: str) -> None:
-    """The main context is kept busy while requests arrive and it is told to stop."""
+    """The main context is busy while requests arrive and the stop is requested."""
     with running(hello, worker=worker) as server:
         kept = [server.connect() for _ in range(5)]
         for client in kept:
@@ -140,9 +140,10 @@ def test_a_request_that_was_readable_is_served(worker: str) -> None:
             client.ask(1, f"/{number}")
         results: list[bool] = []
         stopper = threading.Thread(target=lambda: results.append(server.server.stop(20)))
-        posted = server.context.mailbox._items
+        # That the stop has been posted, before the main context comes to it.
+        posted = server.context.services.mailbox._items
         stopper.start()
-        wait_until(lambda: posted is not server.context.mailbox._items or posted)
+        wait_until(lambda: posted is not server.context.services.mailbox._items or posted)
         go_on.set()
         for number, client in enumerate([*kept, *fresh]):
             assert client.answer(1).body == b"/%d" % number
@@ -166,12 +167,79 @@ def test_requests_that_follow_on_a_connection_at_work_are_served_too() -> None:
         assert stopper.result()
 
 
+def _multiplex(client: Client) -> None:
+    """Ask what a web server asks that multiplexes."""
+    client.send(records.get_values("FCGI_MPXS_CONNS"))
+    answer = client.read_record()
+    assert answer is not None
+    assert answer.kind == records.GET_VALUES_RESULT
+
+
+def test_what_is_sent_after_the_input_is_shut_fails_visibly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A multiplexed connection that is never idle: complete requests are answered exactly once."""
+    # The time is not a setting, and the test must not wait for all of it.
+    monkeypatch.setattr("vsgi_fcgi.transport.connections._FIRST_REQUEST", 0.05)
+    app = Door()
+    with running(app) as server:
+        client = server.connect()
+        _multiplex(client)
+        client.ask(1, "/held")
+        assert app.begun.wait(10)
+        stopper = Stopper(server)
+        wait_until(lambda: all(connection.input_over for connection in server.context.connections))
+        with pytest.raises(BrokenPipeError):
+            client.ask(2, "/never")
+        app.free.set()
+        assert client.answer(1).body == b"/held"
+        client.read_to_end()
+        assert stopper.result()
+
+
+def test_an_incomplete_request_is_refused_so_that_it_can_be_repeated() -> None:
+    with running(hello) as server:
+        client = server.connect()
+        _multiplex(client)
+        assert client.get("/", id=2).status == 200
+        connection = server.connection()
+
+        def begin() -> None:
+            # What a client that is cut off in the middle of a request has sent.
+            client.start(1, length=5, method="POST")
+            client.stdin(1, b"he", end=False)
+            connection.last_read()
+            # The moment between the two steps of a stop, which is too short to hit.
+            connection._shut_input()
+
+        server.in_context(begin)
+        answer = client.answer(1)
+        assert (answer.body, answer.protocol_status) == (b"", records.OVERLOADED)
+        client.read_to_end()
+
+
+def test_a_request_that_crosses_the_end_of_a_tcp_connection_is_confessed() -> None:
+    """It cannot be answered: the stop says so, with a log line and its result."""
+    with running(hello, bind="127.0.0.1:0") as server:
+        client = server.connect()
+        _multiplex(client)
+        assert client.get().status == 200
+        stopper = Stopper(server)
+        wait_until(
+            lambda: all(connection.is_lingering for connection in server.context.connections)
+        )
+        client.ask(2)
+        client.read_to_end()
+        client.close()
+        assert not stopper.result()
+
+
 def test_a_body_that_is_coming_in_may_come_to_its_end() -> None:
     with running(hello) as server:
         client = server.connect()
         client.start(1, "/upload", length=8)
         client.stdin(1, b"half", end=False)
-        wait_until(lambda: server.context.memory.used == 4)
+        wait_until(lambda: server.context.services.memory.used == 4)
         stopper = Stopper(server)
         client.stdin(1, b"half")
         assert client.answer(1).body == b"/upload"
@@ -233,10 +301,10 @@ def test_what_is_cut_off_leaves_nothing_behind() -> None:
         client.ask(1, "/held", b"x" * 20_000)
         assert app.begun.wait(10)
         client.ask(2, "/endless")
-        wait_until(lambda: server.context.spool.used >= 60_000)
+        wait_until(lambda: server.context.services.spool.used >= 60_000)
         client.start(3, length=100_000)
         client.stdin(3, b"x" * 50_000, end=False)
-        wait_until(lambda: server.context.spool.used >= 100_000)
+        wait_until(lambda: server.context.services.spool.used >= 100_000)
         assert not server.server.stop(0.05)
         app.free.set()
 

@@ -1,4 +1,4 @@
-"""Requests that make no progress, and web servers that do not read."""
+"""Test requests that make no progress, and web servers that do not read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterable
 
 import pytest
-from support import records
-from support.fcgi import request_params
+from support.fcgi import records
+from support.fcgi.peer import request_params
 from support.server import WORKERS, echo, hello, logged, respond, running, wait_in_app, wait_until
 
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
+from vsgi_fcgi.wsgi.response import StartResponse
 
 
 @pytest.mark.parametrize("worker", WORKERS)
@@ -35,7 +35,7 @@ def test_a_body_that_stops_is_408_and_its_neighbour_lives_on(worker: str) -> Non
         assert 1 not in client.answers  # an app may take longer than any web server
         free.set()
         assert client.answer(1).body == b"complete"
-        # What still comes of the one that timed out is ignored; the id is free.
+        # Further records of the request that timed out are ignored; the id is free.
         client.stdin(2, b"56789")
         assert client.get("/next", b"new", id=2).body == b"new"
 
@@ -85,9 +85,9 @@ def test_a_flood_of_questions_whose_answers_nobody_reads_is_ended() -> None:
         question = records.get_values("FCGI_MAX_CONNS", "FCGI_MAX_REQS", "FCGI_MPXS_CONNS") * 1000
         with pytest.raises(ConnectionError):
             flooder.flood(question)
-        log.wait_for("it asks and does not read")
+        log.wait_for("does not read the responses")
         assert other.get("/other").body == b"/other"
-        wait_until(lambda: server.context.memory.used == 0)
+        wait_until(lambda: server.context.services.memory.used == 0)
 
 
 def test_a_flood_of_aborted_requests_whose_ends_nobody_reads_is_ended() -> None:

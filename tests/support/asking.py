@@ -1,4 +1,4 @@
-"""A `FastCGIClient` for tests, of which nothing may be left, and greenlets that use it."""
+"""A `FastCGIClient` for tests, which must leave nothing behind, and greenlets that use it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 import gevent
 
-from support.fcgi import DEADLINE
+from support.fcgi.peer import DEADLINE
 from support.server import Running, count_descriptors, open_files, wait_until
 from vsgi_fcgi.client import FastCGIClient
-from vsgi_fcgi.client.fastcgi_client import Response
+from vsgi_fcgi.client.client import Response
+from vsgi_fcgi.client.exchange import Exchange
 from vsgi_fcgi.client.upstream import Upstream
 
 T = TypeVar("T")
@@ -27,9 +28,11 @@ def asking(*addresses: str, **settings: Any) -> Iterator[FastCGIClient]:
         yield client
     for upstream in client.upstreams.all:
         assert not upstream.connections
+        # These must be empty at the end; users have no view of them.
         assert not upstream._waiting
         assert not upstream._opening
-        assert not upstream._spool.used
+        assert not spooled(upstream)
+    assert not client.upstreams.memory.used
     wait_until(lambda: count_descriptors() <= descriptors, open_files)
 
 
@@ -43,6 +46,16 @@ def only(client: FastCGIClient) -> Upstream:
     """The one application server of a client."""
     (upstream,) = client.upstreams.all
     return upstream
+
+
+def exchange_of(response: Response) -> Exchange:
+    """What a client knows of a response that is still coming, such as how much of it waits."""
+    return response._response.call.exchange  # users have no figure of it, and need none
+
+
+def spooled(upstream: Upstream) -> int:
+    """The bytes that an upstream has in temporary files."""
+    return upstream._spool.used  # users have no figure of it, and the files have no names
 
 
 def together(functions: Iterable[Callable[[], T]], seconds: float = DEADLINE) -> list[T]:

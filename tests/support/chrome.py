@@ -1,4 +1,4 @@
-"""A real browser, Chromium without a window, driven by its DevTools protocol over two pipes."""
+"""Headless Chromium, driven by its DevTools protocol over two pipes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from support.frontends import find
+from support.front_ends.servers import find
 from support.processes import ProcessGroup
 
 _DEADLINE = 30.0
@@ -35,7 +35,7 @@ class Chrome:
         group: the group that it belongs to; its profile is in the group's folder.
 
     Attributes:
-        complaints: exceptions that nobody caught, and what else the browser found wrong.
+        complaints: uncaught exceptions and other errors that the browser reported.
     """
 
     def __init__(self, group: ProcessGroup) -> None:

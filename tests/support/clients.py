@@ -1,4 +1,4 @@
-"""Clients that ask a web server again and again while something happens to it."""
+"""Clients that send requests to a web server repeatedly while a test changes something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command, run as a user runs it, with its standard streams apart."""
+"""Run the command as a user runs it, with separate standard streams."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.fcgi import Client
+from support.fcgi.peer import Client
 from support.processes import wait_until
 
 

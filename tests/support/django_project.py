@@ -1,4 +1,4 @@
-"""A project as ``django-admin startproject`` makes it, with ``vsgi_fcgi.django`` in it."""
+"""A project that ``django-admin startproject`` has made, with ``vsgi_fcgi.django``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vsgi-fcgi doctor`` behind web servers, and what it answers."""
+"""Run ``vsgi-fcgi doctor`` behind web servers, and read its reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 
-from support.frontends import AppServer, command
+from support.front_ends.servers import AppServer, command
 from support.http import request
 from support.processes import ProcessGroup
 
@@ -102,7 +102,7 @@ def slowly(*pieces: bytes) -> Iterator[bytes]:
 
 
 def codes(report: Any, part: str = "findings") -> list[str]:
-    """What a report says that is to be changed, or is to be known (``remarks``)."""
+    """Return the problems of a report, or its notes (``remarks``)."""
     return [finding["code"] for finding in report[part]]
 
 

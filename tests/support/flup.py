@@ -1,4 +1,4 @@
-"""Scripts that were made for flup, with the import line that moves them over."""
+"""Scripts that were written for flup, with the changed import line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from support.frontends import APPS, EXAMPLES, AppServer, WebServer, find
-from support.hosts import replaced
+from support.front_ends.hosts import replaced
+from support.front_ends.servers import APPS, EXAMPLES, AppServer, WebServer, find
 from support.processes import Process, ProcessGroup, wait_until
 
 _SCRIPT = """\
@@ -22,7 +22,7 @@ from vsgi_fcgi.flup.{module} import WSGIServer
 
 server = WSGIServer(app, {arguments})
 while server.run():
-    print("once more", flush=True)
+    print("again", flush=True)
 print("the end of the script", file=sys.stderr)
 """
 
@@ -31,7 +31,7 @@ def write_script(folder: Path, arguments: str = "", module: str = "fcgi") -> Pat
     """Write a script that serves the app of the tests.
 
     Args:
-        folder: where it is to be.
+        folder: the folder for the script.
         arguments: what it tells the server.
         module: the module of flup that it names.
     """
@@ -47,7 +47,7 @@ class FlupScript(AppServer):
 
     Args:
         group: the group that it belongs to.
-        arguments: what it tells the server, beside the address.
+        arguments: arguments of the server, in addition to the address.
         module: the module of flup that it names.
         stdin: the socket to be its descriptor 0.
         env: variables of its environment.
@@ -113,9 +113,9 @@ def install_example(folder: Path, name: str, changes: Mapping[str, str]) -> Path
     """Do what a how-to says with a file of the examples.
 
     Args:
-        folder: where it is to be.
+        folder: the folder for the script.
         name: the file.
-        changes: what is to be written there, by what the file has.
+        changes: replacements in the file.
     """
     source = EXAMPLES / name
     text = source.read_text()

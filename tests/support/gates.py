@@ -1,4 +1,4 @@
-"""Holds a request of a test app until the test lets it go on."""
+"""Make a request of a test app wait until the test opens a gate."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Body = bytes | Iterable[bytes] | None
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request."""
+    """The response to a request."""
 
     status: int
     headers: HTTPMessage
@@ -88,7 +88,7 @@ def connect(port: int) -> socket.socket:
 
 
 def receive(sock: socket.socket) -> Iterator[bytes]:
-    """What comes on a bare connection, until its end."""
+    """Yield the data from a bare connection until its end."""
     while data := sock.recv(65536):
         yield data
 

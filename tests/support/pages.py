@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the code that stands in them."""
+"""The pages of the documentation, and the code on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TUTORIAL = DOCS / "tutorial.md"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md")),
+    *sorted(DOCS.rglob("*.md")),
+]
 
 _FENCE = re.compile(r"^(?P<fence>`{3,})(?P<info>.*)\n(?P<text>(?s:.*?))^(?P=fence)$", re.MULTILINE)
 _NAMED = re.compile(r"\{code-block\} *(\w+)")
@@ -26,7 +29,7 @@ class Block:
         page: the file.
         line: the line that it begins in.
         language: its language.
-        caption: the name of the file that it is to be, if it has a caption.
+        caption: the name of the file for the code, if it has a caption.
         text: the code.
     """
 
@@ -57,7 +60,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def all_blocks(*languages: str) -> list[Block]:
-    """The code of all pages that is in one of the languages."""
+    """Return the code blocks of all pages in one of the languages."""
     return [block for page in PAGES for block in blocks(page) if block.language in languages]
 
 

@@ -1,8 +1,10 @@
-"""Processes for tests: started with a log, ended by their id, and none left behind."""
+"""Processes for tests: each has a log, is ended by its id, and leaves nothing behind."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import itertools
 import os
 import random
 import signal
@@ -14,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 T = TypeVar("T")
 
 _MARK = "TEST_GROUP_OF_VSGI_FCGI"
@@ -24,8 +28,8 @@ def wait_until(condition: Callable[[], T], what: str, within: float = 10.0) -> T
     """Ask again and again until the answer is true.
 
     Args:
-        condition: what is asked.
-        what: what is waited for, for the failure's message.
+        condition: the condition.
+        what: a name for the condition, for the error message.
         within: seconds.
 
     Returns:
@@ -34,20 +38,42 @@ def wait_until(condition: Callable[[], T], what: str, within: float = 10.0) -> T
     deadline = time.monotonic() + within
     while not (answer := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {within:g} s in vain for {what}")
+            raise AssertionError(f"{what} did not come within {within:g} s")
         time.sleep(0.005)
     return answer
 
 
+def _ports() -> Iterator[int]:
+    """Yield ports that no other test of this run gets; parallel workers have parts of their own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = 12000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = 20000 + worker * count
+    start = random.randrange(count)  # other runs of the suite may use this machine
+    for number in itertools.count(start):
+        yield first + number % count
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    """A port on loopback that nobody uses, out of the range from which the kernel gives ports."""
-    while True:
-        port = random.randrange(20000, 32000)
+    """Return a free port on loopback, out of the range from which the kernel gives ports."""
+    for port in _PORTS:
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 sock.bind(("127.0.0.1", port))
                 return port
+    raise AssertionError("the ports never end")
+
+
+def need_module(name: str) -> None:
+    """Skip the test where a module is not installed, without importing it into this process.
+
+    eventlet, for one, would warn at each fork of the tests that follow.
+    """
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
 
 
 class Process:
@@ -126,16 +152,20 @@ class ProcessGroup:
 
     Args:
         folder: where the logs are.
+
+    Attributes:
+        measured: coverage measures its processes, where it measures the tests.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.measured = True
         self._mark = uuid.uuid4().hex
         self._processes: list[Process] = []
 
     def environ(self, **more: str) -> dict[str, str]:
         """The environment for a process of this group."""
-        return {**os.environ, **self.mark(), **more}
+        return {**(os.environ if self.measured else unmeasured()), **self.mark(), **more}
 
     def mark(self) -> dict[str, str]:
         """The variable by which a process is known as one of this group."""
@@ -176,7 +206,7 @@ class ProcessGroup:
         self.close()
 
     def close(self) -> None:
-        """End what still runs, and insist that nothing is left."""
+        """End running processes, and check that none is left."""
         problems = []
         # The web servers were started last, and take down what they have spawned.
         for process in reversed(self._processes):

@@ -1,4 +1,4 @@
-"""An app whose files a test edits while it is served under ``--reload``."""
+"""An app under ``--reload`` whose files a test edits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import socket
 import sys
 from pathlib import Path
 
-from support.fcgi import Address, Answer, Client
-from support.frontends import command
+from support.fcgi.peer import Address, Answer, Client
+from support.front_ends.servers import command
 from support.processes import Process, ProcessGroup, wait_until
 
 SAYS = """\
@@ -36,7 +36,7 @@ class Project:
 
         Args:
             name: its path in the folder.
-            text: what is to be in it.
+            text: the content.
             at: when it says that it was saved, in seconds of the epoch; None for now.
         """
         path = self.folder / name
@@ -61,7 +61,7 @@ class Reloading:
         *options: more options.
         app: the app's name; None for no argument.
         stdin: the socket to be its descriptor 0, on which it listens instead.
-        reload: whether it is to have that option.
+        reload: whether to use that option.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Reloading:
         self.process.wait_for_log("listening on ")
 
     def connect(self) -> Client:
-        """Open a connection; who comes while nobody accepts waits."""
+        """Open a connection; it waits while no process accepts."""
         return Client(self.address)
 
     def get(self, path: str = "/") -> Answer:

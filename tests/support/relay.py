@@ -1,4 +1,4 @@
-"""A `Relay` in a thread of the test's process, of which nothing may be left."""
+"""Run a `Relay` in a thread of the test's process, and check that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any
 
 import gevent
 
-from support.fcgi import DEADLINE, Client
+from support.asking import spooled
+from support.fcgi.peer import DEADLINE, Client
 from support.server import address_of, count_descriptors, open_files, wait_until
 from vsgi_fcgi.addresses import parse_bind
-from vsgi_fcgi.client.relay import Relay
-from vsgi_fcgi.client.relay_config import RelayConfig
 from vsgi_fcgi.client.upstream import Upstream
-from vsgi_fcgi.server.listeners import Listener, open_listener
+from vsgi_fcgi.listen.listeners import Listener, open_listener
+from vsgi_fcgi.relay.config import RelayConfig
+from vsgi_fcgi.relay.relay import Relay
 
 
 class Relaying:
@@ -36,7 +37,7 @@ class Relaying:
         listener: Listener,
         upstreams: tuple[str, ...],
         settings: dict[str, Any],
-        is_allowed: Callable[[str], bool] | None,
+        allowed: frozenset[str] | None,
     ) -> None:
         self.address = address_of(listener.uri)
         address = self.address
@@ -48,9 +49,7 @@ class Relaying:
 
         def serve() -> None:
             log = logging.getLogger("vsgi_fcgi.relay")
-            self.relay = Relay(
-                [listener], upstreams, RelayConfig(**settings), log, is_allowed=is_allowed
-            )
+            self.relay = Relay([listener], upstreams, RelayConfig(**settings), log, allowed=allowed)
             self._async: Any = gevent.get_hub().loop.async_()
             self._async.start(self._call)
             self.relay.loop.run_callback(ready.set)
@@ -104,7 +103,7 @@ class Relaying:
 def relaying(
     *upstreams: str,
     bind: str | None = None,
-    is_allowed: Callable[[str], bool] | None = None,
+    allowed: frozenset[str] | None = None,
     **settings: Any,
 ) -> Iterator[Relaying]:
     """A relay on a UNIX socket, unless told otherwise.
@@ -116,17 +115,17 @@ def relaying(
     descriptors = count_descriptors()
     with tempfile.TemporaryDirectory(prefix="vsgi-fcgi-test-") as folder:
         (listener,) = open_listener(parse_bind(bind or f"unix:{folder}/relay.sock"), 1024)
-        this = Relaying(listener, upstreams, settings, is_allowed)
+        this = Relaying(listener, upstreams, settings, allowed)
         relay = this.relay
         try:
             yield this
         finally:
             this.leave()
-        assert not relay.channels
-        assert not relay.idle
+        assert not relay.connections
         assert not len(relay.queue)
-        assert not relay.params.used
+        assert not relay.connections.params.used
+        assert not relay.upstreams.memory.used
         for upstream in relay.upstreams.all:
             assert not upstream.connections
-            assert not upstream._spool.used
+            assert not spooled(upstream)
         wait_until(lambda: count_descriptors() <= descriptors, open_files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from support.frontends import EXAMPLES, ROOT, AppServer, Lighttpd, WebServer, command, find
+from support.front_ends.servers import EXAMPLES, ROOT, AppServer, Lighttpd, WebServer, command, find
 from support.processes import Process, ProcessGroup
 
 

@@ -1,30 +1,34 @@
-"""Values for settings, made from what the settings say of themselves."""
+"""Make values for settings from their declarations."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from vsgi_fcgi.cli.options import OPTIONS, kind_of
+from vsgi_fcgi.cli.commands import SERVE
 
 _TEXTS = {
     "access_log_format": "common",
     "log_format": "json",
+    "max_memory": "300M",
+    "max_requests": "30",
+    "processes": "auto",
     "script_name": "/some:value",
+    "status_path": "/some:value",
     "sendfile_folder": "/srv",
 }
 
 
 def other_text(name: str) -> str:
     """The text of a value that a setting takes, and that is not its default."""
-    item = OPTIONS[name]
-    least = item.metadata["least"]
+    item = SERVE.fields[name]
+    least = item.metadata["minimum"]
     if item.metadata["choices"]:
         return str(next(text for text in item.metadata["choices"] if text != item.default))
-    if kind_of(name).metavar == "MODE":
+    if SERVE.converter(name).metavar == "MODE":
         return "0641"
     if isinstance(item.default, bool):
-        return "true"
-    if isinstance(item.default, (int, float)):
+        return "false" if item.default else "true"
+    if isinstance(item.default, (int, float)) or SERVE.converter(name).metavar == "SECONDS":
         return f"{max(least or 0, 1) * 3:g}"
     if name in ("port", "file_descriptor"):
         return "7"
@@ -33,5 +37,5 @@ def other_text(name: str) -> str:
 
 def other_value(name: str) -> Any:
     """The value of `other_text`; a list has it once."""
-    value = kind_of(name).read(other_text(name))
-    return (value,) if kind_of(name).many else value
+    value = SERVE.converter(name).parse(other_text(name))
+    return (value,) if SERVE.converter(name).repeated else value

@@ -1,4 +1,4 @@
-"""A response sink that keeps what it gets, and a way to run an app for one request against it."""
+"""A response sink that keeps its data, and a function that runs an app for one request."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 from wsgiref.validate import validator
 
 from vsgi_fcgi.exceptions import ClientDisconnected
-from vsgi_fcgi.wsgi.environ import base_environ, make_environ
-from vsgi_fcgi.wsgi.errors import ErrorStream
-from vsgi_fcgi.wsgi.runner import run_app
+from vsgi_fcgi.wsgi.environ import ErrorStream, base_environ, make_environ
+from vsgi_fcgi.wsgi.response import run_app
 
 PARAMS = {
     "REQUEST_METHOD": "GET",
@@ -24,7 +23,7 @@ PARAMS = {
 
 
 class FakeSink:
-    """Keeps what is written, and insists that nothing is written after the end.
+    """Keeps the written data, and checks that nothing is written after the end.
 
     Args:
         cancel_after: how many writes there are until the web server gives the request up.
@@ -47,14 +46,14 @@ class FakeSink:
         if len(self.writes) == self._cancel_after:
             self.cancelled = True
 
-    def finish(self, data: bytes = b"", app_status: int = 0) -> None:
+    def finish(self, data: bytes = b"", app_status: int = 0, more: bytes = b"") -> None:
         # A request that is given up just as it ends may be finished twice.
         if self.cancelled:
             self.ended = "cancelled"
             return
         assert not self.ended, "it was ended twice"
         if data:
-            self.writes.append(bytes(data))
+            self.writes.append(bytes(data) + more)
         self.ended = "finished"
         self.app_status = app_status
 
@@ -106,7 +105,7 @@ def environ(method: str = "GET", body: bytes = b"", *, sink: FakeSink, **params:
 def run(
     app: Any, method: str = "GET", body: bytes = b"", *, sink: FakeSink | None = None, **params: str
 ) -> FakeSink:
-    """Run an app for one request, just as it is."""
+    """Run an app for one request, without a validator."""
     sink = sink or FakeSink()
     run_app(app, environ(method, body, sink=sink, **params), sink)
     assert sink.ended

@@ -1,11 +1,10 @@
-"""Requests of random sizes, of which some are given up, and every byte of the others is checked."""
+"""Requests of random sizes: some are aborted, and every byte of the others is checked."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gevent
 from apps.sums import content, digest
@@ -42,17 +41,18 @@ class Soak:
         self._failures = failures
         self._number = 0
 
-    def run(self, *, greenlets: int, requests: int = 0, seconds: float = 0.0) -> None:
-        """Go on until so many requests were made, or so many seconds are over.
+    def run(
+        self, *, greenlets: int, requests: int = 0, until: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Go on until so many requests were made, or until the caller says so.
 
         Raises:
             AssertionError: an answer was wrong.
         """
         last = self._number + requests
-        deadline = time.monotonic() + seconds
 
         def asks() -> None:
-            while self._number < last if requests else time.monotonic() < deadline:
+            while self._number < last if requests else not until():
                 self._number += 1
                 self._ask(self._number)
 

@@ -1,4 +1,4 @@
-"""What systemd does for a service, done by its own tool and by a socket of the test."""
+"""Do what systemd does for a service, with its own tool and a socket of the test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from support.frontends import find
+from support.front_ends.servers import find
 from support.processes import Process, ProcessGroup
 
 TIMEOUT = 10.0
@@ -30,7 +30,7 @@ def activate(
         *sockets: paths, or HOST:PORT.
         names: FileDescriptorNames of the sockets, with colons between them.
         options: further options of the tool.
-        env: the program's environment, of which the tool passes only what it is told to.
+        env: the program's environment; the tool passes only the variables that it is given.
     """
     env = env or {}
     tool = [find("systemd-socket-activate"), *options]
@@ -70,7 +70,7 @@ class Manager:
         return message
 
     def is_silent(self, seconds: float) -> bool:
-        """Whether nothing comes for so long, apart from what has come already."""
+        """Return whether nothing more comes for this time."""
         self._sock.setblocking(False)
         try:
             while True:

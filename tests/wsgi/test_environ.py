@@ -1,4 +1,4 @@
-"""From params to an environ, sentence by sentence."""
+"""Test the way from params to an environ, sentence by sentence of the specifications."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from wsgiref.validate import validator
 import pytest
 from support.sinks import PARAMS, FakeSink, run, run_validated
 
-from vsgi_fcgi.wsgi.environ import base_environ, content_length, make_environ, request_line
-from vsgi_fcgi.wsgi.errors import ErrorStream
+from vsgi_fcgi.front_ends.base import parse_software
+from vsgi_fcgi.wsgi.environ import (
+    ErrorStream,
+    base_environ,
+    content_length,
+    make_environ,
+    request_line,
+)
 
 MINIMAL = {"REQUEST_METHOD": "GET"}
 
@@ -142,8 +148,22 @@ def test_no_content_length_is_none() -> None:
     assert content_length({}) is None
 
 
+@pytest.mark.parametrize("text", [" 5", "5 ", "\t5 ", "005"])
+def test_content_length_is_written_as_plain_digits(text: str) -> None:
+    params = {"CONTENT_LENGTH": text}
+    assert content_length(params) == 5
+    assert params == {"CONTENT_LENGTH": "5"}
+
+
+def test_a_blank_content_length_is_an_empty_one() -> None:
+    params = {"CONTENT_LENGTH": "  "}
+    assert content_length(params) is None
+    assert params == {"CONTENT_LENGTH": ""}
+
+
 @pytest.mark.parametrize(
-    "text", ["-1", "+1", "1.0", "0x1", "1_000", " 1", "1 ", "1, 1", "\xb2", "\u0661", "x", "9" * 20]
+    "text",
+    ["-1", "+1", "1.0", "0x1", "1_000", "1 1", "1, 1", "\xa01", "\xb2", "\u0661", "x", "9" * 20],
 )
 def test_content_length_that_is_no_number(text: str) -> None:
     with pytest.raises(ValueError, match="not a number of bytes"):
@@ -188,9 +208,67 @@ def test_a_content_type_is_not_invented() -> None:
 )
 def test_repeated_params_are_joined_by_the_rules_of_their_header(name: str, joined: str) -> None:
     repeated = [(name, "b=2"), ("HTTP_OTHER", "y"), (name, "c=3")]
-    environ = make({**MINIMAL, name: "a=1", "HTTP_OTHER": "x"}, *repeated)
+    software = {"SERVER_SOFTWARE": "nginx/1.22.1"}
+    environ = make({**MINIMAL, **software, name: "a=1", "HTTP_OTHER": "x"}, *repeated)
     assert environ[name] == joined
     assert environ["HTTP_OTHER"] == "x, y"
+
+
+@pytest.mark.parametrize(
+    ("software", "value"),
+    [
+        ("nginx/1.22.1", "a, b"),
+        ("nginx/1.9.15", "a, b"),
+        ("nginx/1.23.0", "b"),
+        ("nginx/1.26.3", "b"),
+        ("nginx", "b"),
+        ("HAProxy 2.6.12-1+deb12u4", "a, b"),
+        ("HAProxy 3.0.11-1+deb13u1", "a, b"),
+        ("h2o/2.2.5", "a, b"),
+        ("lighttpd/1.4.69", "b"),
+        ("Apache/2.4.62 (Debian)", "b"),
+        ("Caddy/v2.6.2", "b"),
+        ("not nginx/1.22.1", "b"),
+        ("", "b"),
+        (None, "b"),
+    ],
+)
+def test_only_web_servers_that_send_repeated_headers_have_them_joined(
+    software: str | None, value: str
+) -> None:
+    """Elsewhere a second param is one that the configuration sets."""
+    given = {} if software is None else {"SERVER_SOFTWARE": software}
+    environ = make({**MINIMAL, **given, "HTTP_X": "a"}, ("HTTP_X", "b"))
+    assert environ["HTTP_X"] == value
+
+
+def test_what_h2o_sets_wins_over_the_client() -> None:
+    params = {"HTTP_X": "set", "HTTP_HOST": "set", "SERVER_SOFTWARE": "h2o/2.2.5", "HTTP_Y": "a"}
+    repeated = [("HTTP_X", "b"), ("HTTP_Y", "b"), ("HTTP_X", "c"), ("HTTP_HOST", "b")]
+    environ = make({**MINIMAL, **params}, *repeated)
+    assert [environ[name] for name in ("HTTP_X", "HTTP_Y", "HTTP_HOST")] == ["set", "a, b", "set"]
+
+
+@pytest.mark.parametrize(
+    ("software", "parsed"),
+    [
+        ("nginx/1.22.1", ("nginx", (1, 22, 1))),
+        ("HAProxy 2.6.12-1+deb12u4", ("haproxy", (2, 6, 12))),
+        ("HAProxy 3.1-dev3", ("haproxy", (3, 1))),
+        ("h2o/2.2.5", ("h2o", (2, 2, 5))),
+        ("lighttpd/1.4.79", ("lighttpd", (1, 4, 79))),
+        ("Apache/2.4.62 (Debian) mod_fcgid/2.3.9", ("apache", (2, 4, 62))),
+        ("Caddy/v2.6.2", ("caddy", (2, 6, 2))),
+        ("nginx", ("", ())),
+        ("/1.2", ("", ())),
+        ("", ("", ())),
+        (None, ("", ())),
+    ],
+)
+def test_names_and_versions_of_web_servers(
+    software: str | None, parsed: tuple[str, tuple[int, ...]]
+) -> None:
+    assert parse_software(software) == parsed
 
 
 # The scheme.

@@ -1,4 +1,4 @@
-"""`wsgi.errors`: lines go on at once, and no text makes it raise."""
+"""Test `wsgi.errors`: lines are passed on at once, and no text raises an exception."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.sinks import FakeSink
 
-from vsgi_fcgi.wsgi.errors import ErrorStream
+from vsgi_fcgi.wsgi.environ import ErrorStream
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Apps that fail or break PEP 3333, and web servers that give a request up."""
+"""Test apps that fail or break PEP 3333, and web servers that abort requests."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_an_error_in_the_middle_is_a_broken_answer(kind: type[BaseException]) ->
     sink = run_validated(responding(body))
     check_broken(sink, b"half")
     ((message, reported),) = sink.reports
-    assert "in the middle of its answer to GET /" in message
+    assert "in the middle of its response to GET /" in message
     assert reported is error
     assert body.closed == 1
 
@@ -209,7 +209,7 @@ def test_an_app_that_never_calls_start_response(body: Any) -> None:
 def test_a_second_start_response_without_an_error() -> None:
     def app(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", list(TEXT))
-        with pytest.raises(ResponseError, match="twice"):
+        with pytest.raises(ResponseError, match="a second time"):
             start_response("404 Not Found", list(TEXT))
         return [b"first"]
 

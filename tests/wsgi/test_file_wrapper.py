@@ -1,4 +1,4 @@
-"""``wsgi.file_wrapper``: how much is read at a time."""
+"""Test ``wsgi.file_wrapper``: how much it reads at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vsgi_fcgi.wsgi.file_wrapper import FileWrapper
+from vsgi_fcgi.wsgi.files import FileWrapper
 
 KIB = 1024
 

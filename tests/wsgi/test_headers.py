@@ -1,4 +1,4 @@
-"""The header block: what an app may put into it, and what is refused before a byte is sent."""
+"""Test header blocks of apps: which are sent, and which are refused before the first byte."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_values_are_latin_1() -> None:
 
 
 def test_status_is_the_last_line_where_there_is_a_location() -> None:
-    """HAProxy makes a 302 of all in which Location comes later (its issue 2865)."""
+    """HAProxy turns a response into a 302 if Location comes later (its issue 2865)."""
     for name in ("Location", "location"):
         headers = [("X", "y"), (name, "/new"), ("Content-Length", "0")]
         block, length = encode_header_block("201 Created", headers)
@@ -135,6 +135,11 @@ def test_headers_that_are_no_list_of_pairs_are_refused(headers: Any) -> None:
         "200OK",
         " 200 OK",
         "099 OK",
+        "100 Continue",
+        "101 Switching Protocols",
+        "102",
+        "103 Early Hints",
+        "199 x",
         "\xb2\xb2\xb2 x",
         "200 \x01",
         "2x0",
@@ -199,13 +204,38 @@ def test_what_only_looks_like_it_is_kept(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Content-Length", "content-length", "CONTENT-LENGTH"])
-@pytest.mark.parametrize(("value", "length"), [("0", 0), ("17", 17), (" 17 ", 17), ("007", 7)])
-def test_content_length_is_read(name: str, value: str, length: int) -> None:
-    assert encode_header_block("200 OK", [(name, value), ("X", "y")])[1] == length
+@pytest.mark.parametrize(
+    ("value", "length"), [("0", 0), ("17", 17), (" 17 ", 17), ("17\t", 17), ("17, 17", 17)]
+)
+def test_content_length_is_written_as_plain_digits(name: str, value: str, length: int) -> None:
+    """A padded one breaks h2o's and Caddy's answers."""
+    block = f"Status: 200 OK\r\n{name}: {length}\r\nX: y\r\n\r\n".encode()
+    assert encode_header_block("200 OK", [(name, value), ("X", "y")]) == (block, length)
+
+
+def test_content_length_that_is_there_twice_is_sent_once() -> None:
+    headers = [("Content-Length", "3"), ("X", "y"), ("content-length", " 3")]
+    block = b"Status: 200 OK\r\nContent-Length: 3\r\nX: y\r\n\r\n"
+    assert encode_header_block("200 OK", headers) == (block, 3)
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "205 Reset Content"])
+def test_content_length_is_dropped_where_there_is_no_body(status: str) -> None:
+    block, length = encode_header_block(status, [("Content-Length", "3"), ("X", "y")])
+    assert (block, length) == (f"Status: {status}\r\nX: y\r\n\r\n".encode(), None)
+
+
+def test_content_length_of_what_was_not_modified_is_kept() -> None:
+    block, length = encode_header_block("304 Not Modified", [("Content-Length", "3")])
+    assert (block, length) == (b"Status: 304 Not Modified\r\nContent-Length: 3\r\n\r\n", 3)
 
 
 @pytest.mark.parametrize(
-    "value", ["", " ", "-1", "+1", "1.5", "1e3", "0x10", "1_000", "1 1", "1,1", "\xb2", "٣", "x"]
+    "value",
+    [
+        *("", " ", "-1", "+1", "1.5", "1e3", "0x10", "1_000", "1 1", "\xb2", "٣", "x"),
+        *("007", "00", "1, 2", "1,", "1,,1", "9" * 20, "\xa01"),
+    ],
 )
 def test_content_length_that_is_no_number_is_refused(value: str) -> None:
     with pytest.raises(ResponseError, match="number of bytes"):
@@ -222,6 +252,7 @@ def test_a_million_names_are_not_kept() -> None:
 
     for number in range(3000):
         encode_header_block(f"200 Reason {number}", [(f"X-{number}", "a")])
+    # How large a cache is shows in memory only.
     assert len(headers._names) <= 1024
     assert len(headers._statuses) <= 1024
 

@@ -1,4 +1,4 @@
-"""The header block of a CGI answer, read: what is taken, what is refused, wherever it is cut."""
+"""Test reading the header block of a CGI response, cut at any place."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsgi_fcgi.exceptions import ResponseError
-from vsgi_fcgi.wsgi.headers import encode_header_block
-from vsgi_fcgi.wsgi.response_head import ResponseHead, ResponseHeadReader, parse_response_head
+from vsgi_fcgi.wsgi.headers import (
+    ResponseHead,
+    ResponseHeadReader,
+    encode_header_block,
+    parse_response_head,
+)
 
 LIMIT = 100
 
@@ -41,6 +45,14 @@ def facts(head: ResponseHead) -> tuple[int, str, list[tuple[str, str]], int | No
         (b"Status: 201\nLOCATION: /x", (201, "Created", [("LOCATION", "/x")], None)),
         (b"Location: /x\r\nStatus: 201 Made", (201, "Made", [("Location", "/x")], None)),
         (b"Content-Length: 12", (200, "OK", [("Content-Length", "12")], 12)),
+        (b"Content-Length: 12 , 12\t", (200, "OK", [("Content-Length", "12")], 12)),
+        (b"Status: 204\nContent-Length: 12\nA: b", (204, "No Content", [("A", "b")], None)),
+        (b"Content-Length: 12\nStatus: 205", (205, "Reset Content", [], None)),
+        (
+            b"Status: 304\nContent-Length: 12",
+            (304, "Not Modified", [("Content-Length", "12")], 12),
+        ),
+        (b"Status: 404\nStatus: 404 Not Here", (404, "Not Here", [], None)),
         (
             b"Content-Length: 12\r\ncontent-length: 12",
             (200, "OK", [("Content-Length", "12")], 12),
@@ -65,26 +77,29 @@ def test_header_blocks(
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (b"<html>", "no header: '<html>'"),
-        (b"A: b\nno colon", "no header: 'no colon'"),
-        (b": no name", "no header"),
-        (b"A b: c", "no header"),
-        (b"A: b\n folded", "no header: ' folded'"),
-        (b"HTTP/1.1 200 OK", "no header"),
-        (b"A: b\rc", "the header A of the answer holds CR or NUL"),
-        (b"A: b\0", "holds CR or NUL"),
-        (b"Status: OK", "the status 'OK'"),
-        (b"Status: 99", "the status '99'"),
-        (b"Status: 2000", "the status '2000'"),
-        (b"Status: 020", "the status '020'"),
-        (b"Status:", "the status ''"),
-        (b"Content-Length: -1", "the Content-Length '-1'"),
-        (b"Content-Length: 1 2", "the Content-Length '1 2'"),
-        (b"Content-Length:", "the Content-Length ''"),
-        (b"Content-Length: 0x10", "the Content-Length"),
-        (b"Content-Length: \xb2", "the Content-Length"),
-        (b"Content-Length: " + b"9" * 5000, "the Content-Length '999"),
-        (b"Content-Length: 1\nContent-Length: 2", "two Content-Lengths, 1, 2"),
+        (b"<html>", "not a header: '<html>'"),
+        (b"A: b\nno colon", "not a header: 'no colon'"),
+        (b": no name", "not a header"),
+        (b"A b: c", "not a header"),
+        (b"A: b\n folded", "not a header: ' folded'"),
+        (b"HTTP/1.1 200 OK", "not a header"),
+        (b"A: b\rc", "the header A of the response contains CR or NUL"),
+        (b"A: b\0", "contains CR or NUL"),
+        (b"Status: OK", "the invalid status 'OK'"),
+        (b"Status: 99", "the invalid status '99'"),
+        (b"Status: 2000", "the invalid status '2000'"),
+        (b"Status: 020", "the invalid status '020'"),
+        (b"Status:", "the invalid status ''"),
+        (b"Content-Length: -1", "the invalid Content-Length '-1'"),
+        (b"Content-Length: 1 2", "the invalid Content-Length '1 2'"),
+        (b"Content-Length:", "the invalid Content-Length ''"),
+        (b"Content-Length: 0x10", "the invalid Content-Length"),
+        (b"Content-Length: 012", "the invalid Content-Length '012'"),
+        (b"Content-Length: 1, 2", "the invalid Content-Length '1, 2'"),
+        (b"Status: 200\nStatus: 404", "two statuses, 200 and 404"),
+        (b"Content-Length: \xb2", "the invalid Content-Length"),
+        (b"Content-Length: " + b"9" * 5000, "the invalid Content-Length '999"),
+        (b"Content-Length: 1\nContent-Length: 2", "two Content-Lengths, 1 and 2"),
     ],
 )
 def test_what_is_no_header_block(block: bytes, message: str) -> None:
@@ -142,6 +157,33 @@ def test_a_head_that_never_ends_is_refused_at_its_limit() -> None:
         assert reader.feed(b"A: bcdefg\n") is None
     with pytest.raises(ResponseError, match="over 100 bytes"):
         reader.feed(b"A")
+
+
+INTERIM = b"Status: 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+
+
+def test_interim_answers_are_skipped_cut_anywhere() -> None:
+    """An upstream may send 103 in a header block of its own."""
+    whole = INTERIM + b"Status: 102\n\nStatus: 201 Made\r\nA: b\r\n\r\nbody"
+    for cut in range(1, len(whole)):
+        reader = ResponseHeadReader(LIMIT)
+        found = reader.feed(whole[:cut]) or reader.feed(whole[cut:])
+        assert found is not None
+        assert facts(found[0]) == (201, "Made", [("A", "b")], None)
+        assert b"body".startswith(found[1])
+
+
+def test_interim_answers_count_for_the_limit() -> None:
+    reader = ResponseHeadReader(LIMIT)
+    assert reader.feed(INTERIM) is None
+    assert reader.feed(INTERIM) is None
+    with pytest.raises(ResponseError, match="over 100 bytes"):
+        reader.feed(INTERIM)
+
+
+def test_a_switch_of_protocols_is_refused() -> None:
+    with pytest.raises(ResponseError, match="switches protocols"):
+        ResponseHeadReader(LIMIT).feed(b"Status: 101\r\nUpgrade: x\r\n\r\n")
 
 
 @pytest.mark.parametrize(

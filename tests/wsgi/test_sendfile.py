@@ -1,4 +1,4 @@
-"""Which files are left to the web server, and which are not."""
+"""Test which files the web server sends, and which the server sends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from support.sinks import FakeSink, run
 
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.runner import StartResponse
-from vsgi_fcgi.wsgi.sendfile import X_ACCEL, X_SENDFILE, Sendfile
+from vsgi_fcgi.wsgi.files import X_ACCEL, X_SENDFILE, Sendfile
+from vsgi_fcgi.wsgi.response import StartResponse
 
 DATA = b"the content of a file"
 
@@ -35,11 +35,12 @@ def answer(
     status: str = "200 OK",
     method: str = "GET",
     headers: Iterable[tuple[str, str]] = (),
+    length: int = len(DATA),
 ) -> FakeSink:
     """Run an app that returns a file."""
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        start_response(status, [("Content-Length", str(len(DATA))), ("ETag", '"1"'), *headers])
+        start_response(status, [("Content-Length", str(length)), ("ETag", '"1"'), *headers])
         found: Iterable[bytes] = sendfile.wrap(make())
         return found
 
@@ -175,6 +176,23 @@ def test_other_answers_are_made_here(path: Path, status: str, method: str, body:
     head, sent = whole(made)
     assert head == f'Status: {status}\r\nContent-Length: {len(DATA)}\r\nETag: "1"'
     assert sent == body
+
+
+@pytest.mark.parametrize("kind", [X_SENDFILE, X_ACCEL])
+def test_a_part_of_a_file_is_sent_from_here(path: Path, kind: str) -> None:
+    """The web server would send the whole file, in its state at that time (PEP 3333)."""
+    sendfile = Sendfile(kind, [("/in", str(path.parent))])
+    made = answer(lambda: open(path, "rb"), sendfile, length=10)
+    head, body = b"".join(made.writes).split(b"\r\n\r\n")
+    assert head == b'Status: 200 OK\r\nContent-Length: 10\r\nETag: "1"'
+    assert body == DATA[:10]
+    assert made.ended == "finished"
+
+
+def test_a_file_that_is_shorter_than_its_length_is_broken(path: Path) -> None:
+    made = answer(lambda: open(path, "rb"), in_folder(path), length=len(DATA) + 1)
+    assert b"X-Sendfile" not in b"".join(made.writes)
+    assert made.ended != "finished"
 
 
 def test_a_path_in_a_header_of_the_app_is_nothing_to_us(path: Path) -> None:

@@ -1,63 +1,101 @@
-"""The command ``vsgi-fcgi``. What it needs is imported when `main` is called."""
+"""The command ``vsgi-fcgi``. `main` imports everything else when it is called."""
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from types import BuiltinFunctionType
+from typing import Any, NoReturn
+
+# For `exit_process`. Taken here, before an app can monkey-patch `_thread`, because
+# `vsgi_fcgi.transport.unpatched` would load gevent, which a CGI program does not need.
+_allocate_lock, _start_new_thread = _thread.allocate_lock, _thread.start_new_thread
+
+_EXIT_TIMEOUT = 5.0
+"""Seconds that `atexit` functions and flushing the standard streams may take at the end."""
 
 
 def command() -> None:
-    """Run `main` and leave the process with its status: the console script."""
-    leave(main())
+    """Run `main` and exit with its status. This is the console script."""
+    exit_process(main())
 
 
-def leave(status: int) -> NoReturn:
-    """Leave the process, once it has served.
+def exit_process(status: int) -> NoReturn:
+    """Exit the process after it has served.
 
-    By ``os._exit``, after what `atexit` and the standard streams are owed: the interpreter's own
-    way out waits for every thread that an app has started and that is no daemon.
+    Runs the `atexit` functions, flushes the standard streams and calls ``os._exit``. The usual
+    exit of the interpreter would wait for every non-daemon thread that an app started.
 
     Args:
         status: the exit status.
     """
     import atexit
+    import contextlib
 
+    # If stderr is a full pipe, logging's atexit function and every flush block for ever. A thread
+    # ends the process then.
+    never: Any
+    start: Callable[[], object]
+    if isinstance(_start_new_thread, BuiltinFunctionType):
+        never, start = _allocate_lock(), lambda: _start_new_thread(end, ())
+    else:
+        # This module was imported after monkey-patching.
+        from vsgi_fcgi.transport import unpatched as native
+
+        never, start = native.allocate_lock(), lambda: native.start_thread(end, "vsgi-fcgi-exit")
+    never.acquire()
+
+    def end() -> None:
+        never.acquire(True, _EXIT_TIMEOUT)
+        os._exit(status or 1)
+
+    # Without another thread, on a host that allows no more, there is no time limit here.
+    with contextlib.suppress(RuntimeError):
+        start()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             try:
                 stream.flush()
             except OSError:
-                # Whoever reads our output has gone before us; there is nobody to tell.
+                # The reader of our output has gone, so there is no place to report this.
                 continue
     os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve an app as the command line says.
+    """Run the command that the command line names.
 
     Args:
         argv: the arguments without the program's name; None for those of the process.
 
     Returns:
-        The exit status: 2 for what the caller has to mend, said in one sentence on stderr;
-        130 for a Ctrl-C before the server runs; else that of the server, 0 after a graceful
-        stop.
+        The exit status: 2 after an error that the user has to fix, with a message on stderr; 130
+        after Ctrl-C before the server ran; otherwise the status of the command, which is 0 after
+        a graceful stop.
 
     Raises:
         SystemExit: after ``--help`` and ``--version``.
     """
-    from vsgi_fcgi.cli.arguments import PROGRAM
-    from vsgi_fcgi.cli.serving import serve
+    from vsgi_fcgi.cli.settings.command_line import PROGRAM, parse
+    from vsgi_fcgi.descriptors import open_standard
     from vsgi_fcgi.exceptions import AppLoadError, UsageError
+    from vsgi_fcgi.server.cgi import is_cgi, without_query
 
+    under_cgi = is_cgi(os.environ)
+    # Before any file or socket can get one of these numbers. A CGI program without a stdout
+    # cannot answer, and must notice that: its descriptor 1 stays closed.
+    open_standard((0, 2) if under_cgi else (0, 1, 2))
+    if argv is None and under_cgi:
+        argv = without_query(sys.argv[1:], os.environ)
     try:
-        return serve(argv)
+        line = parse(argv)
+        return line.command.run(line)
     except UsageError as error:
         traceback = error.traceback if isinstance(error, AppLoadError) else ""
-        # A parent that has closed fd 2 leaves us without a stderr.
+        # There is no stderr if the parent process closed descriptor 2.
         if sys.stderr is not None:
             sys.stderr.write(f"{traceback}{PROGRAM}: {error}\n")
         return 2

@@ -1,4 +1,4 @@
-"""``--pid-file``: a file with the process id, which also keeps a second server from starting."""
+"""``--pid-file``: a file with the process id, which also prevents a second start."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import time
 from vsgi_fcgi.exceptions import UsageError
 
 _ATTEMPTS = 100
-"""Times that the file may be removed by its last owner between our opening and our locking it."""
+"""How often to retry if the previous owner removes the file between our open and our lock."""
 
-_MOST_BYTES = 64
-"""A file that holds more is none of a process id."""
+_MAX_BYTES = 64
+"""Largest size of a pid file; a larger file holds something else."""
 
 _SLACK = 1.0
-"""Seconds by which the clocks of processes and of files may differ."""
+"""Seconds by which process start times and file times may differ."""
 
 
 class PidFile:
-    """A file that holds our process id for as long as we live.
+    """A file that holds our process id while this process runs.
 
-    The lock on it says whether its process lives: the kernel releases it with the process,
-    however that ends, while a number may belong to another process by then. A file without a
-    lock, as other programs write it, counts as one of a live process if that has not begun since
-    the file was written.
+    A lock on the file shows whether its process is alive. The kernel releases the lock however
+    the process ends, while the number may belong to another process by then. A file without a
+    lock, as other programs write it, belongs to a live process if the process with that number
+    started before the file was written.
 
     Args:
-        path: where it is; relative to the working folder of the moment.
+        path: path of the file; relative to the current working directory.
     """
 
     def __init__(self, path: str) -> None:
-        # An app may change the working directory; the file must still be found at the end.
+        # Absolute, because the app may change the working directory before the file is removed.
         self._path = os.path.abspath(path)
         self._fd = -1
 
-    def take(self) -> None:
-        """Write our process id, in place of what a dead process has left behind.
+    def acquire(self) -> None:
+        """Write our process id. Replaces a file that a dead process left.
 
         Raises:
-            UsageError: it is that of a live process, or cannot be written.
+            UsageError: the file belongs to a live process, or cannot be written.
         """
         for _ in range(_ATTEMPTS):
             try:
@@ -62,19 +62,20 @@ class PidFile:
                     os.close(fd)
         else:
             raise UsageError(
-                f"somebody keeps replacing the pid file {self._path}; name another with --pid-file"
+                f"--pid-file {self._path}: other processes keep replacing the file; choose another"
+                " path"
             )
-        # A lock belongs to all who have inherited the descriptor: a child that outlives us would
-        # make us look alive. (exec closes it by itself.)
-        os.register_at_fork(after_in_child=self._let_go)
+        # A lock belongs to all processes that inherited the descriptor: with it, a forked child
+        # that outlives us would make us look alive. (exec closes the descriptor.)
+        os.register_at_fork(after_in_child=self._close)
 
     def remove(self) -> None:
-        """Remove the file, if it is still ours; again is harmless.
+        """Remove the file if it is still ours. Calling this again has no effect.
 
-        Where the folder is closed to the user that the server has become, it stays behind, but
-        empty.
+        If the user of ``--user`` may not remove files from the folder, the file stays but is
+        emptied.
         """
-        # Taken away first: at a second signal another thread may come to this too.
+        # Reset first, because at a second signal another thread may call this too.
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
@@ -87,14 +88,17 @@ class PidFile:
         os.close(fd)
 
     def _lock(self, fd: int) -> bool:
-        """Make the file ours, unless it has gone from its place meanwhile.
+        """Lock the file and write our process id.
+
+        Returns:
+            False if the file was removed or replaced in the meantime.
 
         Raises:
-            UsageError: it is somebody else's.
+            UsageError: the file belongs to another process, or is not a pid file.
         """
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UsageError(f"the pid file {self._path} is no file; name another with --pid-file")
-        text = os.pread(fd, _MOST_BYTES + 1, 0).strip()
+            raise UsageError(f"--pid-file {self._path} is not a file; choose another path")
+        text = os.pread(fd, _MAX_BYTES + 1, 0).strip()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -103,35 +107,36 @@ class PidFile:
             raise UsageError(self._why_not(error)) from error
         if not _is_at(fd, self._path):
             return False
-        # Read again: its last owner may have emptied it before it let go.
-        text = os.pread(fd, _MOST_BYTES + 1, 0).strip()
-        if text and not (text.isdigit() and len(text) <= _MOST_BYTES):
+        # Read again, because the previous owner may have emptied it before it released the lock.
+        text = os.pread(fd, _MAX_BYTES + 1, 0).strip()
+        if text and not (text.isdigit() and len(text) <= _MAX_BYTES):
             raise UsageError(
-                f"{self._path} holds something other than a process id; remove it yourself or"
-                " name another file with --pid-file"
+                f"--pid-file {self._path}: the file holds something other than a process id; remove"
+                " it or choose another path"
             )
         if text and _is_alive(int(text), os.fstat(fd).st_mtime):
             raise UsageError(self._in_use(text.decode()))
         try:
-            # Empty for a moment, rather than one number and the rest of another.
+            # First empty, so that a reader never sees a mixture of two numbers.
             os.ftruncate(fd, 0)
             os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         except OSError as error:
             raise UsageError(self._why_not(error)) from error
-        # Whatever the umask: a process id is no secret. A file that was there may be another's.
+        # Readable whatever the umask, as a process id is no secret. Only the owner of a file that
+        # existed may change its mode.
         with contextlib.suppress(PermissionError):
             os.fchmod(fd, 0o644)
         return True
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _in_use(self, number: str) -> str:
         return (
-            f"the pid file {self._path} belongs to the process {number or '(unknown)'}, which is"
-            " alive; stop it, or name another file with --pid-file"
+            f"--pid-file {self._path}: process {number or '(unknown)'} uses this file and is alive;"
+            " stop it or choose another path"
         )
 
     def _why_not(self, error: OSError) -> str:
@@ -140,18 +145,18 @@ class PidFile:
             case errno.ENOENT:
                 why = f"there is no folder {folder}; create it or choose another path"
             case errno.ELOOP:
-                why = "it is a link; remove it or choose another path"
+                why = "it is a symbolic link; remove it or choose another path"
             case errno.EISDIR:
                 why = "it is a folder; choose another path"
             case errno.EACCES | errno.EPERM | errno.EROFS:
-                why = "this user may not write it; allow it or choose another path"
+                why = "this user may not write it; change the permissions or choose another path"
             case _:
                 why = f"{os.strerror(error.errno or 0)}; choose another path"
-        return f"the pid file {self._path} cannot be written: {why}"
+        return f"--pid-file {self._path}: {why}"
 
 
 def _is_at(fd: int, path: str) -> bool:
-    """Whether an open file is the one at a path."""
+    """Return whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except OSError:
@@ -159,18 +164,18 @@ def _is_at(fd: int, path: str) -> bool:
 
 
 def _is_alive(pid: int, written: float) -> bool:
-    """Whether a process may be the one that wrote its number into a file.
+    """Return whether a process may be the one that wrote its number into a file.
 
     Args:
-        pid: its number.
-        written: when the file was written, in seconds of Unix time.
+        pid: the process id.
+        written: when the file was written, in seconds since the epoch.
     """
     if pid == os.getpid():
-        return False  # In a container the first process has the same number every time.
+        return False  # In a container, the first process has the same number at each start.
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # Behind the name, which may hold spaces and parentheses: the state, and 19 fields on
-            # the moment at which it began, in ticks since the machine did.
+            # The name may hold spaces and parentheses. After it come the state and, 19 fields
+            # later, the start time in clock ticks since boot.
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return False

@@ -1,6 +1,6 @@
-"""The web server's side of FastCGI: a multiplexing client, and what is built on it.
+"""The web server's side of FastCGI: a multiplexing client, and a gateway that uses it.
 
-The names below are loaded when they are first used, and gevent with them.
+The names below are imported at their first use, because they import gevent.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vsgi_fcgi.client.client import FastCGIClient
     from vsgi_fcgi.client.config import ClientConfig
-    from vsgi_fcgi.client.fastcgi_client import FastCGIClient
     from vsgi_fcgi.client.gateway import Gateway
 
 __all__ = ["ClientConfig", "FastCGIClient", "Gateway"]
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return ClientConfig
     if name == "FastCGIClient":
-        from vsgi_fcgi.client.fastcgi_client import FastCGIClient
+        from vsgi_fcgi.client.client import FastCGIClient
 
         return FastCGIClient
     if name == "Gateway":

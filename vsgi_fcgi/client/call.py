@@ -1,51 +1,62 @@
-"""A request whose answer a greenlet waits for, and that is tried again where that is safe."""
+"""A request whose response a greenlet waits for, with retries where they are safe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import gevent
 from greenlet import getcurrent
 
 from vsgi_fcgi.client.exchange import Exchange, failure_of
+from vsgi_fcgi.client.pool import Upstreams
 from vsgi_fcgi.client.upstream import Upstream
-from vsgi_fcgi.client.upstreams import Upstreams
 from vsgi_fcgi.exceptions import (
+    ResponseError,
     UpstreamBroken,
     UpstreamError,
     UpstreamOverloaded,
     UsageError,
 )
-from vsgi_fcgi.loop import Loop
 from vsgi_fcgi.protocol import ProtocolStatus, Role
-from vsgi_fcgi.protocol.events import Buffer
+from vsgi_fcgi.protocol.constants import Buffer
+from vsgi_fcgi.transport.loop import get_loop
+from vsgi_fcgi.transport.quota import append_piece
+from vsgi_fcgi.wsgi.headers import ResponseHead, ResponseHeadReader
 
-_KEPT = 65536
-"""Bytes of a body that are kept, so that they can be sent again."""
+_MAX_KEPT = 65536
+"""Maximum bytes of a body that are kept for a retry."""
 
-_TRIES = 4
-"""How often a request is sent at the most."""
+_MAX_TRIES = 4
+"""Maximum number of times that a request is sent."""
 
-_FIRST_PAUSE = 0.05
-"""Seconds before a request that met OVERLOADED is sent again; twice as long each time."""
+_BACKOFF_MIN = 0.05
+"""Seconds before a retry after OVERLOADED; doubled after each retry."""
+
+
+class _BodyNotNeeded(Exception):
+    """The response ended before the request: the rest of the body is not needed."""
 
 
 class Call:
-    """Sends a request, and waits for its answer.
+    """Sends a request and waits for its response.
 
-    It is sent again, elsewhere where there is more than one application server, if nothing of an
-    answer has come and nothing was sent that cannot be repeated: after CANT_MPX_CONN and
-    OVERLOADED, when the app cannot have begun, always; after a connection that broke, once, and
-    only for a request that may be done twice.
+    A request is retried, on another server if there is one, if no part of a response has arrived
+    and the whole body is still in memory:
+
+    - after CANT_MPX_CONN and OVERLOADED, and if the connection ended before the PARAMS were sent:
+      always, because the app cannot have run;
+    - after a connection that failed: once, and only if the request is idempotent.
 
     Args:
-        upstreams: where to.
+        upstreams: the application servers.
         block: the encoded params.
-        role: what is wanted of the application.
+        role: the role of the application.
         body: the pieces of STDIN.
         data: the pieces of DATA, for a filter.
-        idempotent: done twice, it comes to the same as done once (RFC 9110, section 9.2.2).
+        idempotent: whether the request may be repeated (RFC 9110, section 9.2.2).
+        interrupt: raises an error in a read of the body that waits. It is called if the response
+            ends before the body.
 
     Raises:
         UsageError: this is not the thread of ``upstreams``.
@@ -60,6 +71,7 @@ class Call:
         body: Iterable[Buffer] = (),
         data: Iterable[Buffer] = (),
         idempotent: bool = False,
+        interrupt: Callable[[Exception], object] | None = None,
     ) -> None:
         self._upstreams = upstreams
         self._block = block
@@ -67,10 +79,12 @@ class Call:
         self._body = iter(body)
         self._data = iter(data)
         self._idempotent = idempotent
+        self._interrupt = interrupt
+        self._reading = False
         self._hub = gevent.get_hub()
-        if cast(Loop, self._hub.loop) is not upstreams.loop:
+        if get_loop() is not upstreams.loop:
             raise UsageError(
-                "a client belongs to the thread that has made it; make one in each thread"
+                "a client can be used only in the thread that created it; create one in each thread"
             )
         self._greenlet: Any = None
         self._kept: list[Buffer] = []
@@ -81,18 +95,18 @@ class Call:
 
     @property
     def exchange(self) -> Exchange:
-        """What is in flight, once `start` has returned."""
+        """The exchange in flight, after `start`."""
         assert self._exchange is not None
         return self._exchange
 
     def start(self, avoid: Upstream | None = None) -> None:
-        """Send the request, and wait until something of the answer is there.
+        """Send the request, and wait for the first piece of the response or its end.
 
         Args:
-            avoid: the application server to ask only if there is no other.
+            avoid: a server to use only if there is no other.
 
         Raises:
-            UpstreamError: there is no answer.
+            UpstreamError: there is no response.
         """
         if not self._kept and not self._read_all:
             self._read_ahead()
@@ -111,13 +125,13 @@ class Call:
             if failure is None or exchange.answered:
                 return
             exchange.close()
-            avoid = self._where_not(exchange, failure)
+            avoid = self._plan_retry(exchange, failure)
 
     def repeat_elsewhere(self) -> bool:
-        """Ask another application server, if there is one and that is safe.
+        """Retry the request on another server, if there is one and a retry is safe.
 
         Returns:
-            Whether it was asked, as by `start`.
+            Whether the request was retried, as by `start`.
         """
         others = len(self._upstreams.all) > 1
         if not (others and self._repeatable and self._idempotent and self._tries == 1):
@@ -128,10 +142,10 @@ class Call:
         return True
 
     def pieces(self) -> Iterator[Buffer]:
-        """What comes on STDOUT, as it comes.
+        """Yield the pieces of STDOUT as they arrive.
 
         Raises:
-            UpstreamError: the rest of it is missing.
+            UpstreamError: the response is incomplete.
         """
         exchange = self.exchange
         while True:
@@ -147,19 +161,19 @@ class Call:
                 self._wait()
 
     def close(self) -> None:
-        """Need nothing more of it; if it has not ended, it is aborted."""
+        """Close the response; abort the request if it has not ended."""
         if self._exchange is not None:
             self._exchange.close()
 
     # Sending.
 
     def _read_ahead(self) -> None:
-        """Read what can be kept of the body, before a connection is taken for it."""
+        """Read the start of the body before a connection is acquired, and keep it for a retry."""
         size = 0
         for piece in self._body:
-            self._kept.append(piece)
+            append_piece(self._kept, piece)
             size += len(piece)
-            if size > _KEPT:
+            if size > _MAX_KEPT:
                 return
         self._read_all = True
 
@@ -178,34 +192,43 @@ class Call:
             exchange.end_input()
 
     def _stream(self, exchange: Exchange, pieces: Iterator[Buffer]) -> None:
-        for piece in pieces:
+        while not exchange.ended:
+            self._reading = True
+            try:
+                piece = next(pieces, None)
+            except _BodyNotNeeded:
+                return
+            finally:
+                self._reading = False
+            if piece is None:
+                return
             exchange.put(piece)
             while not exchange.has_room:
                 self._wait()
-            if exchange.ended:
-                return
 
-    # Trying again.
+    # Retries.
 
-    def _where_not(self, exchange: Exchange, failure: UpstreamError) -> Upstream | None:
-        """Decide whether to try again; returns which application server to avoid.
+    def _plan_retry(self, exchange: Exchange, failure: UpstreamError) -> Upstream | None:
+        """Decide whether to retry, and return the server to avoid.
 
         Raises:
-            UpstreamError: it is not to be tried again.
+            UpstreamError: the request cannot be retried.
         """
         upstream = self._upstream_of(exchange)
         status = exchange.protocol_status
         if status == ProtocolStatus.OVERLOADED:
             failure = UpstreamOverloaded(f"{upstream} is overloaded")
         if status == ProtocolStatus.CANT_MPX_CONN:
-            upstream.does_not_multiplex()
-        if not self._repeatable or self._tries >= _TRIES:
+            upstream.stop_multiplexing()
+        if not self._repeatable or self._tries >= _MAX_TRIES:
             raise failure
         if status == ProtocolStatus.CANT_MPX_CONN:
             return None
         if status == ProtocolStatus.OVERLOADED:
             if len(self._upstreams.all) == 1:
-                gevent.sleep(_FIRST_PAUSE * 2 ** (self._tries - 1))
+                gevent.sleep(_BACKOFF_MIN * 2 ** (self._tries - 1))
+            return upstream
+        if failure.unsent:
             return upstream
         broken = isinstance(failure, UpstreamBroken) and status is None
         if broken and self._idempotent and self._tries == 1:
@@ -230,3 +253,103 @@ class Call:
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.switch()
+        elif self._reading and self._interrupt is not None and self.exchange.ended:
+            # Without this, the client would get its response only after sending more of the body.
+            self._interrupt(_BodyNotNeeded())
+
+
+# The response: its head, then its body.
+
+
+class CGIResponse:
+    """Reads the head of a response, and checks that its body is complete.
+
+    Args:
+        call: the started request; it is closed if there is no head.
+        limit: maximum bytes of the head.
+        head_only: whether the request is HEAD, so that the response has no body.
+
+    Attributes:
+        call: the request.
+        head: the status and the headers.
+
+    Raises:
+        UpstreamError: there is no valid head.
+    """
+
+    def __init__(self, call: Call, limit: int, *, head_only: bool = False) -> None:
+        self.call = call
+        self._pieces = call.pieces()
+        try:
+            self.head, self._first = self._read_head(limit)
+        except BaseException:
+            call.close()
+            raise
+        self._has_body = self.head.has_body and not head_only
+
+    def _read_head(self, limit: int) -> tuple[ResponseHead, bytes]:
+        reader = ResponseHeadReader(limit)
+        peer = self.call.exchange.connection.peer
+        try:
+            for piece in self._pieces:
+                found = reader.feed(piece)
+                if found is not None:
+                    return found
+        except ResponseError as error:
+            raise UpstreamBroken(f"{peer}: {error}") from None
+        raise UpstreamBroken(f"{peer} ended its response before the end of the headers")
+
+    def body(self) -> Iterator[Buffer]:
+        """Yield the pieces of the body as they arrive; none if the status allows no body.
+
+        Content beyond the Content-Length is dropped.
+
+        Raises:
+            UpstreamError: the body is incomplete.
+        """
+        if not self._has_body:
+            # Read and drop everything, to learn how the request ends.
+            for _ in self._pieces:
+                continue
+            return
+        length, sent = self.head.length, len(self._first)
+        first = self._first if length is None else self._first[:length]
+        if first:
+            yield first
+        try:
+            for piece in self._pieces:
+                if length is not None and sent + len(piece) > length:
+                    piece = piece[: max(0, length - sent)]
+                sent += len(piece)
+                if piece:
+                    yield piece
+        except UpstreamBroken:
+            # A body that is complete by its Content-Length is valid, whatever the exit status is.
+            exchange = self.call.exchange
+            if length is None or sent < length or exchange.failure or exchange.protocol_status:
+                raise
+        if length is not None and sent < length:
+            peer = self.call.exchange.connection.peer
+            raise UpstreamBroken(f"{peer} sent {sent} of {length} bytes of the body", begun=True)
+
+    def close(self) -> None:
+        """Close the response; abort the request if it has not ended."""
+        self.call.close()
+
+
+def perform(call: Call, limit: int, *, head_only: bool = False) -> CGIResponse:
+    """Send a request and wait for the head of its response; retry after 503 on another server.
+
+    Args:
+        call: the request, which was not started.
+        limit: see `CGIResponse`.
+        head_only: see `CGIResponse`.
+
+    Raises:
+        UpstreamError: there is no response.
+    """
+    call.start()
+    response = CGIResponse(call, limit, head_only=head_only)
+    if response.head.status == 503 and call.repeat_elsewhere():
+        response = CGIResponse(call, limit, head_only=head_only)
+    return response

@@ -1,125 +1,166 @@
-"""Every setting of the client: one frozen dataclass, from which options are derived."""
+"""The settings of the client: a frozen dataclass, from which command-line options are derived."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
-from vsgi_fcgi.settings import GIB, KIB, check_settings, setting
+from vsgi_fcgi.settings import GIB, KIB, MIB, check_settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientConfig:
-    """What a client is told. Sizes are in bytes and times in seconds.
+    """The settings of a client. Sizes are in bytes and times in seconds.
 
     Raises:
-        UsageError: a value is out of its bounds; the message names it.
+        UsageError: a value is out of its bounds; the message begins with the setting's name.
     """
 
     connections: int = setting(
         1,
-        "connections to an application server that multiplexes; several are used evenly",
+        "maximum connections to an application server that multiplexes; several are used evenly",
         group="upstream",
-        least=1,
+        minimum=1,
     )
     max_connections: int = setting(
         256,
-        "connections to an application server that serves one request at a time on each",
+        "maximum connections to an application server that does not multiplex",
         group="upstream",
-        least=1,
+        minimum=1,
     )
     requests_per_connection: int = setting(
         1024,
-        "requests in flight on one connection; less if the application server says so",
+        "maximum requests in flight on one connection; fewer if the application server says so",
         group="upstream",
-        least=1,
-        most=65535,
+        minimum=1,
+        maximum=65535,
     )
-    max_waiting: int = setting(
+    max_queued: int = setting(
         4096,
-        "requests that wait until an application server has room, then 503",
+        "maximum requests that wait for a free connection, then 503",
         group="limits",
-        least=0,
+        minimum=0,
     )
 
     connect_timeout: float = setting(
-        5.0, "seconds in which a connection must be made, then 502", group="timeouts", least=0.001
+        5.0,
+        "seconds for connecting to an application server, then 502",
+        group="timeouts",
+        minimum=0.001,
     )
     values_timeout: float = setting(
         1.0,
-        "seconds in which an application server must say what it can do; else it gets a"
+        "seconds for an application server to answer GET_VALUES; without an answer, it gets a"
         " connection for each request",
         group="timeouts",
-        least=0.001,
+        minimum=0.001,
     )
     wait_timeout: float = setting(
         30.0,
-        "seconds that a request waits until there is room, then 503",
+        "seconds that a request waits for a free connection, then 503",
         group="timeouts",
-        least=0.001,
+        minimum=0.001,
     )
     response_timeout: float = setting(
         60.0,
-        "seconds without a byte of an answer that is due, then 504",
+        "seconds without a byte from the application server while a response is due, then 504",
         group="timeouts",
-        least=0.001,
+        minimum=0.001,
     )
     stall_timeout: float = setting(
         60.0,
-        "seconds in which nobody reads an answer that fills its memory; then it is given up",
+        "seconds without a read of a response that fills its memory; then the request is aborted",
         group="timeouts",
-        least=0.001,
+        minimum=0.001,
     )
     upstream_idle_timeout: float = setting(
         60.0,
-        "seconds for which a connection without requests is kept",
+        "seconds for which an idle connection is kept",
         group="timeouts",
-        least=0.001,
+        minimum=0.001,
     )
-    first_pause: float = setting(
+    backoff_min: float = setting(
         0.1,
-        "seconds for which an application server that cannot be reached is left alone; twice as"
-        " long each time",
+        "seconds before trying again an application server that cannot be reached; doubled after"
+        " each failure",
         group="timeouts",
-        least=0.001,
+        minimum=0.001,
     )
-    last_pause: float = setting(
+    backoff_max: float = setting(
         10.0,
-        "seconds for which it is left alone at the most",
+        "maximum seconds before trying again an application server that cannot be reached",
         group="timeouts",
-        least=0.001,
+        minimum=0.001,
     )
 
     input_memory_bytes: int = setting(
         128 * KIB,
-        "bytes of a request body that wait to be sent; then its sender waits",
+        "maximum unsent bytes of a request body in memory; then its sender waits",
         group="limits",
-        least=4 * KIB,
+        minimum=4 * KIB,
     )
     response_memory_bytes: int = setting(
         256 * KIB,
-        "bytes of an answer in memory that nobody has read yet; more goes to a temporary file,"
-        " or waits where it has the connection for itself",
+        "maximum unread bytes of a response in memory; the rest goes to a temporary file, or waits"
+        " in the socket if the connection has no other request",
         group="limits",
-        least=4 * KIB,
+        minimum=4 * KIB,
+    )
+    total_memory_bytes: int = setting(
+        256 * MIB,
+        "maximum bytes in memory over all requests and responses; then bodies wait, and from half"
+        " of it on, responses go to temporary files",
+        group="limits",
+        minimum=64 * KIB,
     )
     response_spool_bytes: int = setting(
         GIB,
-        "bytes of an answer in its temporary file; then the request is given up",
+        "maximum bytes of a response in its temporary file; then the request is aborted",
         group="limits",
-        least=0,
+        minimum=0,
     )
     total_response_spool_bytes: int = setting(
         4 * GIB,
-        "bytes of temporary files over all answers; then the request is given up",
+        "maximum bytes of temporary files over all responses; then the request is aborted",
         group="limits",
-        least=0,
+        minimum=0,
     )
     max_response_head_bytes: int = setting(
-        64 * KIB, "bytes of the headers of an answer, then 502", group="limits", least=KIB
+        64 * KIB,
+        "maximum bytes of the headers of a response, then 502",
+        group="limits",
+        minimum=KIB,
     )
     max_upstream_stderr_bytes: int = setting(
-        64 * KIB, "bytes of STDERR of an answer that are kept", group="limits", least=0
+        64 * KIB, "maximum bytes of a response's STDERR that are kept", group="limits", minimum=0
     )
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+
+class ClientSettings(TypedDict, total=False):
+    """The fields of `ClientConfig` as keyword arguments, for type checkers.
+
+    Type checkers cannot derive them; a test compares them with the fields.
+    """
+
+    connections: int
+    max_connections: int
+    requests_per_connection: int
+    max_queued: int
+    connect_timeout: float
+    values_timeout: float
+    wait_timeout: float
+    response_timeout: float
+    stall_timeout: float
+    upstream_idle_timeout: float
+    backoff_min: float
+    backoff_max: float
+    input_memory_bytes: int
+    response_memory_bytes: int
+    total_memory_bytes: int
+    response_spool_bytes: int
+    total_response_spool_bytes: int
+    max_response_head_bytes: int
+    max_upstream_stderr_bytes: int

@@ -1,54 +1,103 @@
-"""One request in flight: what is put in, and what is taken out of it."""
+"""One request in flight: its body goes in, and its response comes out.
+
+The body waits in a queue until the connection sends it. The response waits in memory, or in a
+temporary file if it is large, until the caller takes it. The caller learns through `on_change`
+that it can continue.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from vsgi_fcgi.client.config import ClientConfig
 from vsgi_fcgi.exceptions import UpstreamBroken, UpstreamError
 from vsgi_fcgi.protocol import ProtocolStatus, Role
-from vsgi_fcgi.protocol.client_request import ClientRequest
-from vsgi_fcgi.protocol.events import Buffer
-from vsgi_fcgi.protocol.state import Answering, Sending
-from vsgi_fcgi.ring_file import Extent, RingFile
-
-if TYPE_CHECKING:
-    from vsgi_fcgi.client.connection import Connection
+from vsgi_fcgi.protocol.client import ClientProtocol
+from vsgi_fcgi.protocol.constants import Buffer
+from vsgi_fcgi.protocol.records import view_rest
+from vsgi_fcgi.protocol.request import ClientRequest
+from vsgi_fcgi.protocol.state import Receiving, Sending
+from vsgi_fcgi.transport.loop import Loop
+from vsgi_fcgi.transport.quota import Quota, append_piece
+from vsgi_fcgi.transport.spool_file import Extent, RingFile
 
 _RECORD = 16384
-"""Bytes of a body that are sent before others on the connection have their turn."""
+"""Maximum bytes of a body that are sent before the next request on the connection."""
 
 _READ = 65536
-"""Bytes that are read from a temporary file at a time."""
+"""Maximum bytes that are read from a temporary file at a time."""
+_READ_IF_FULL = 16384
+"""The same, if the memory quota over all connections is used up."""
 
 
-class _AnswerFile(RingFile):
-    """Gives its bytes back even if whoever asked has forgotten the answer."""
+class Carrier(Protocol):
+    """The connection that carries a request, as its exchange uses it."""
+
+    loop: Loop
+    peer: str
+    config: ClientConfig
+    memory: Quota
+    spool: Quota
+    protocol: ClientProtocol
+    paused: bool
+    retired: bool
+
+    @property
+    def owner(self) -> object:
+        """The object that has opened the connection."""
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether reading can stop without delaying another request."""
+
+    @property
+    def is_short_of_memory(self) -> bool:
+        """Whether responses must go to temporary files, or wait in the socket."""
+
+    def queue_input(self, exchange: Exchange) -> None:
+        """Queue a request that has a piece of its body to send."""
+
+    def notify(self, exchange: Exchange) -> None:
+        """Schedule one call of `on_change`."""
+
+    def may_resume(self, exchange: Exchange) -> None:
+        """Resume reading if the slow reader has made room."""
+
+    def abort(self, exchange: Exchange) -> None:
+        """Abort a request."""
+
+
+class _ResponseFile(RingFile):
+    """A file that returns its bytes to the quota even if the caller drops the response."""
 
     def __del__(self) -> None:
         self.close()
 
 
 class Exchange:
-    """A request and its answer, for the thread whose loop drives the connection.
+    """A request and its response, for the thread whose loop drives the connection.
 
     Args:
-        connection: what it is on.
-        request: its handle there.
-        on_change: called when an answer that was empty has more, when there is room in a body
-            that was full, and when the answer has ended; never again once it was given up.
+        connection: the connection of the request.
+        request: the protocol's handle of the request.
+        on_change: called after `take` returned None and a piece has arrived, after `has_room` was
+            False and the body has room, and when the response has ended. It is not called after
+            `abort`.
 
     Attributes:
-        ended: nothing more comes; what has come may still be taken.
-        failure: why the answer is not whole; None while it is.
+        ended: whether the response has ended; received pieces can still be taken.
+        failure: why the response is incomplete, or None.
         app_status: the exit status that a CGI program would have had.
-        protocol_status: how the protocol ended it (section 5.5); None until then.
-        answered: something of STDOUT has come.
-        active_at: the loop's time when something last came or was sent, in seconds.
-        taken_at: the loop's time when something was last taken, in seconds.
-        held: bytes of the answer that wait in memory.
-        filed: bytes of the answer that wait in a temporary file.
+        protocol_status: the status of END_REQUEST (section 5.5); None before it.
+        answered: whether a piece of STDOUT has arrived.
+        active_at: the loop's time in seconds when data was last received or sent.
+        taken_at: the loop's time in seconds when a piece was last taken.
+        held: unread bytes of the response in memory.
+        spooled: unread bytes of the response in a temporary file.
+        input_size: unsent bytes of the body.
+        notified: whether a call of `on_change` is scheduled.
     """
 
     __slots__ = (
@@ -57,24 +106,25 @@ class Exchange:
         "_pieces",
         "_stderr",
         "_stderr_size",
+        "_waits_for_room",
         "active_at",
         "answered",
         "app_status",
         "connection",
         "ended",
         "failure",
-        "filed",
         "held",
         "input_size",
+        "notified",
         "on_change",
         "protocol_status",
         "request",
+        "spooled",
         "taken_at",
-        "told",
     )
 
     def __init__(
-        self, connection: Connection, request: ClientRequest, on_change: Callable[[], object]
+        self, connection: Carrier, request: ClientRequest, on_change: Callable[[], object]
     ) -> None:
         self.connection = connection
         self.request = request
@@ -86,48 +136,64 @@ class Exchange:
         self.answered = False
         self.active_at = self.taken_at = connection.loop.now()
         self.held = 0
-        self.filed = 0
+        self.spooled = 0
         self.input_size = 0
-        self.told = False
+        self.notified = False
         self._pieces: deque[Buffer | Extent] = deque()
         self._input: deque[Buffer | None] = deque()
         self._file: RingFile | None = None
-        self._stderr: list[bytes] = []
+        self._stderr = bytearray()
         self._stderr_size = 0
+        self._waits_for_room = False
 
     # The body.
 
     @property
     def has_room(self) -> bool:
-        """Whether more of the body may be put in; once it has ended, it goes nowhere."""
-        return self.ended or self.input_size < self.connection.config.input_memory_bytes
+        """Whether `put` may be called; if not, `on_change` is called when it may.
+
+        There is always room after the response has ended, because the body is dropped. There is
+        also room if the body has no unsent bytes, whatever the memory quota says, so that every
+        request makes progress.
+        """
+        size, connection = self.input_size, self.connection
+        memory = connection.memory
+        room = (
+            self.ended
+            or not size
+            or (size < connection.config.input_memory_bytes and memory.used < memory.limit)
+        )
+        self._waits_for_room = not room
+        return room
 
     def put(self, data: Buffer) -> None:
-        """Put a piece of the body in: of STDIN, or of DATA once that has ended.
+        """Queue a piece of the body: of STDIN, or after its end, of DATA.
 
         Args:
-            data: it is not copied, and must not change.
+            data: the piece. It must not change, because a large piece is not copied.
         """
         if self.ended or not data:
             return
         if not self._input:
-            self.connection.wants_to_send(self)
-        self._input.append(data)
+            self.connection.queue_input(self)
+        append_piece(self._input, data)
         self.input_size += len(data)
+        # Only the loop's thread uses this quota, so no lock is needed.
+        self.connection.memory.used += len(data)
 
     def end_input(self) -> None:
-        """End STDIN; called again for a filter, end DATA."""
+        """End STDIN; for a filter, the second call ends DATA."""
         if self.ended:
             return
         if not self._input:
-            self.connection.wants_to_send(self)
+            self.connection.queue_input(self)
         self._input.append(None)
 
     def send_some(self) -> bool:
-        """Send one record of the body. For the connection.
+        """Send one record of the body; the connection calls this.
 
         Returns:
-            Whether there is more.
+            Whether more of the body is queued.
         """
         if not self._input:
             return False
@@ -139,25 +205,23 @@ class Exchange:
             (protocol.end_stdin if in_stdin else protocol.end_data)(request)
         else:
             if len(piece) > _RECORD:
-                view = memoryview(piece)
-                self._input.appendleft(view[_RECORD:])
-                piece = view[:_RECORD]
+                self._input.appendleft(view_rest(piece, _RECORD))
+                piece = memoryview(piece)[:_RECORD]
             (protocol.send_stdin if in_stdin else protocol.send_data)(request, piece)
-            limit = self.connection.config.input_memory_bytes
-            was_full = self.input_size >= limit
             self.input_size -= len(piece)
-            if was_full and self.input_size < limit:
-                self.connection.tell(self)
+            self.connection.memory.used -= len(piece)
+            if self._waits_for_room and self.has_room:
+                self.connection.notify(self)
         return bool(self._input)
 
-    # The answer.
+    # The response.
 
     def take(self) -> Buffer | None:
-        """Take the next piece of STDOUT.
+        """Return the next piece of STDOUT.
 
         Returns:
-            A piece, or None if there is none now; then, and only then, `on_change` is called
-            when there is.
+            A piece, or None if none has arrived. Only in that case is `on_change` called when the
+            next piece arrives.
 
         Raises:
             OSError: the temporary file cannot be read.
@@ -173,19 +237,21 @@ class Exchange:
             return self._take_from_file(piece)
         self._pieces.popleft()
         self.held -= len(piece)
+        self.connection.memory.used -= len(piece)
         if self.connection.paused:
             self.connection.may_resume(self)
         return piece
 
     def _take_from_file(self, extent: Extent) -> Buffer:
         assert self._file is not None
-        size = min(extent.size, _READ)
+        memory = self.connection.memory
+        size = min(extent.size, _READ if memory.used < memory.limit else _READ_IF_FULL)
         data = self._file.read(Extent(extent.offset, size))
         extent.size -= size
         extent.offset = (extent.offset + size) % self._file.size
         if not extent.size:
             self._pieces.popleft()
-        self.filed -= size
+        self.spooled -= size
         if self.connection.paused:
             self.connection.may_resume(self)
         return data
@@ -196,13 +262,13 @@ class Exchange:
         return bool(self._pieces)
 
     def take_stderr(self) -> bytes:
-        """Take what has come of STDERR; more than the limit was dropped."""
-        data = b"".join(self._stderr)
+        """Return the STDERR received since the last call; bytes over the limit were dropped."""
+        data = bytes(self._stderr)
         self._stderr.clear()
         return data
 
     def abort(self) -> None:
-        """Give the request up: the application is told, and what still comes is dropped."""
+        """Abort the request unless it has ended, and drop its response."""
         self.on_change = _nothing
         if not self.ended:
             self._drop()
@@ -212,35 +278,39 @@ class Exchange:
     # For the connection.
 
     def feed(self, data: Buffer) -> bool:
-        """Take in a piece of STDOUT.
+        """Store a piece of STDOUT.
 
         Returns:
-            Whether it can be kept; else the request is to be given up.
+            Whether there was room for it; if not, the caller must abort the request.
         """
         self.answered = True
         self.active_at = self.connection.loop.now()
         if not self._pieces:
             self.taken_at = self.active_at
         size = len(data)
-        config = self.connection.config
-        if self.held + size > config.response_memory_bytes and not self.connection.may_pause:
-            return self._feed_file(data)
-        if self.filed:
-            return self._feed_file(data)
-        self._pieces.append(data)
+        connection = self.connection
+        if (
+            self.held + size > connection.config.response_memory_bytes
+            or connection.is_short_of_memory
+        ) and not connection.may_pause:
+            return self._feed_spool(data)
+        if self.spooled:
+            return self._feed_spool(data)
+        append_piece(self._pieces, data)
         self.held += size
+        connection.memory.used += size
         return True
 
-    def _feed_file(self, data: Buffer) -> bool:
+    def _feed_spool(self, data: Buffer) -> bool:
         config = self.connection.config
-        if self.filed + len(data) > config.response_spool_bytes:
+        if self.spooled + len(data) > config.response_spool_bytes:
             return False
         if self._file is None:
-            self._file = _AnswerFile(config.response_spool_bytes, self.connection.spool, None)
+            self._file = _ResponseFile(config.response_spool_bytes, self.connection.spool, None)
         extent = self._file.write(data)
         if extent is None:
             return False
-        self.filed += extent.size
+        self.spooled += extent.size
         last = self._pieces[-1] if self._pieces else None
         if isinstance(last, Extent):
             last.size += extent.size
@@ -249,23 +319,23 @@ class Exchange:
         return True
 
     def feed_stderr(self, data: Buffer) -> None:
-        """Take in a piece of STDERR."""
+        """Store a piece of STDERR, up to the limit."""
         self.active_at = self.connection.loop.now()
         room = self.connection.config.max_upstream_stderr_bytes - self._stderr_size
         if room > 0:
-            kept = bytes(data[:room])
-            self._stderr.append(kept)
+            kept = data[:room]
+            self._stderr += kept
             self._stderr_size += len(kept)
 
     def finish(self, app_status: int, protocol_status: int) -> None:
-        """Take in END_REQUEST."""
+        """Process END_REQUEST."""
         if not self.ended:
             self.app_status, self.protocol_status = app_status, protocol_status
             self.ended = True
             self._drop_input()
 
     def fail(self, failure: UpstreamError) -> None:
-        """Take in that no more of the answer comes."""
+        """End the response with an error."""
         if not self.ended:
             failure.begun = self.answered
             self.failure = failure
@@ -274,47 +344,62 @@ class Exchange:
 
     @property
     def waiting(self) -> int:
-        """Bytes of the answer that nobody has read yet."""
-        return self.held + self.filed
+        """The unread bytes of the response."""
+        return self.held + self.spooled
 
     @property
     def is_over_memory(self) -> bool:
-        """Whether more of the answer waits to be read than memory may hold."""
-        return bool(self.filed) or self.held >= self.connection.config.response_memory_bytes
+        """Whether the unread part of the response has reached its memory limit."""
+        return bool(self.spooled) or self.held >= self.connection.config.response_memory_bytes
 
     @property
     def is_sent(self) -> bool:
-        """Whether the whole request is on its way."""
+        """Whether the whole request was sent."""
         return self.request.sending is Sending.ENDED
 
     def close(self) -> None:
-        """Free what it holds; whoever has asked needs nothing more of it."""
+        """Abort the request unless it has ended, and free all memory and files."""
         self.abort()
         self._drop()
-        if self.request.answering is Answering.ENDED:
-            # The request refers to this, and this to the request: parted, both go without the
-            # garbage collector.
-            self.request.context = None
+        if self.request.receiving is Receiving.ENDED:
+            # Break the reference cycle, so that both objects are freed without the garbage
+            # collector.
+            self.request.owner = None
 
     def _drop_input(self) -> None:
         self._input.clear()
+        self.connection.memory.used -= self.input_size
         self.input_size = 0
 
     def _drop(self) -> None:
         self._drop_input()
         self._pieces.clear()
-        self.held = self.filed = 0
+        self.connection.memory.used -= self.held
+        self.held = self.spooled = 0
         if self._file is not None:
             self._file.close()
             self._file = None
 
+    def __del__(self) -> None:
+        # The caller may drop a response without reading or closing it.
+        size = self.held + self.input_size
+        if size:
+            self.connection.memory.release(size)
+
+
+def exchange_of(request: ClientRequest) -> Exchange:
+    """Return the exchange of a request that has not ended."""
+    exchange = request.owner
+    assert isinstance(exchange, Exchange)
+    return exchange
+
 
 def _nothing() -> None:
-    """Whoever has given a request up wants to know nothing more of it."""
+    """Do nothing: the `on_change` of an aborted request."""
 
 
 def failure_of(exchange: Exchange) -> UpstreamError | None:
-    """Why an answer that has ended is not whole; None if it is."""
+    """Return why a response that has ended is incomplete, or None if it is complete."""
     if exchange.failure is not None:
         return exchange.failure
     status, peer = exchange.protocol_status, exchange.connection.peer

@@ -3,57 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from vsgi_fcgi.addresses import Address
-from vsgi_fcgi.client.answer import Answer, ask
-from vsgi_fcgi.client.call import Call
-from vsgi_fcgi.client.config import ClientConfig
+from vsgi_fcgi.client.call import Call, CGIResponse, perform
+from vsgi_fcgi.client.client import IDEMPOTENT
+from vsgi_fcgi.client.config import ClientConfig, ClientSettings
 from vsgi_fcgi.client.connection import Logger
-from vsgi_fcgi.client.fastcgi_client import IDEMPOTENT
-from vsgi_fcgi.client.upstreams import Upstreams
+from vsgi_fcgi.client.pool import Upstreams
 from vsgi_fcgi.exceptions import UpstreamError
-from vsgi_fcgi.native import get_ident
-from vsgi_fcgi.protocol.pairs import encode_pairs
+from vsgi_fcgi.log.handlers import escape_controls
+from vsgi_fcgi.protocol.records import encode_pairs
 from vsgi_fcgi.settings import make_settings
+from vsgi_fcgi.transport.unpatched import get_ident
+from vsgi_fcgi.wsgi.environ import environ_to_params
 from vsgi_fcgi.wsgi.headers import error_page
-from vsgi_fcgi.wsgi.request_params import params_of
 
 _CHUNK: Final = 32768
-"""Bytes of a body that are read at a time."""
+"""Maximum bytes of a body that are read at a time."""
 
 _RETRY_AFTER: Final = 5
-"""Seconds after which a client may come again that met an overloaded application server."""
+"""Seconds for the Retry-After header of a 503."""
 
 
-class BodyBroken(OSError):
-    """The HTTP client has not sent the whole body of its request."""
+class RequestBodyError(OSError):
+    """The HTTP client did not send the whole body of its request."""
 
 
 class Gateway:
-    """Forwards requests to FastCGI application servers, many at once over one connection.
+    """A WSGI app that forwards requests to FastCGI application servers.
 
     ::
 
         gateway = Gateway("unix:/run/app.sock")
         gevent.pywsgi.WSGIServer(("127.0.0.1", 8000), gateway).serve_forever()
 
-    Waiting is gevent's; an HTTP server with a greenlet for each request gets the most out of it.
-    Each native thread that calls it has connections of its own.
+    Concurrent requests share a connection if the application server multiplexes. Run the gateway
+    on an HTTP server with a greenlet for each request, because waiting blocks only the greenlet.
+    Each native thread that calls the gateway has its own connections.
 
-    Where there is no whole answer, the client gets 502 (unreachable, or nonsense came), 504 (no
-    answer in time), 503 (no room) or, once a part of the answer is out, a connection that breaks.
+    The client gets 502 if the server cannot be reached or its response is invalid, 504 if it does
+    not respond in time, and 503 if it has no room. If the response fails after its head was sent,
+    the connection to the client is broken off.
 
     Args:
-        addresses: where the application server listens, such as ``unix:/run/app.sock`` or
-            ``127.0.0.1:9000``; several serve the same app.
+        addresses: the addresses of the application server, such as ``unix:/run/app.sock`` or
+            ``127.0.0.1:9000``. Several addresses must serve the same app.
         config: all settings at once.
         log: the log; the logger ``vsgi_fcgi.client`` if None.
-        log_stderr: write what comes on STDERR to the log.
+        log_stderr: whether to log the STDERR of the application.
         **settings: single settings, by the names of `ClientConfig`'s fields.
 
     Raises:
-        UsageError: a setting that does not exist or is out of its bounds, or no address.
+        UsageError: a setting does not exist or is out of its bounds, or there is no address.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Gateway:
         config: ClientConfig | None = None,
         log: Logger | None = None,
         log_stderr: bool = True,
-        **settings: object,
+        **settings: Unpack[ClientSettings],
     ) -> None:
         self.config = make_settings(ClientConfig, config, settings, "Gateway")
         self._addresses = addresses
@@ -72,7 +74,7 @@ class Gateway:
 
     @property
     def upstreams(self) -> Upstreams:
-        """The application servers, as the calling thread sees them."""
+        """The application servers, with the connections of the calling thread."""
         found = self._by_thread.get(get_ident())
         if found is None:
             found = Upstreams(self._addresses, self.config, self._log)
@@ -83,7 +85,7 @@ class Gateway:
         """Forward one request (PEP 3333)."""
         head_only = environ["REQUEST_METHOD"] == "HEAD"
         try:
-            block = encode_pairs(params_of(environ))
+            block = encode_pairs(environ_to_params(environ))
         except UnicodeEncodeError:
             return _error(start_response, 400, head_only)
         upstreams = self.upstreams
@@ -91,60 +93,62 @@ class Gateway:
             upstreams,
             block,
             body=_body_of(environ),
+            interrupt=getattr(environ["wsgi.input"], "interrupt", None),
             idempotent=environ["REQUEST_METHOD"] in IDEMPOTENT,
         )
         limit = self.config.max_response_head_bytes
         try:
-            answer = ask(call, limit, head_only=head_only)
+            response = perform(call, limit, head_only=head_only)
         except UpstreamError as error:
             upstreams.log.warning("%s %s: %s", *_request_of(environ), error)
             return _error(start_response, error.status, head_only)
-        head = answer.head
+        head = response.head
         start_response(f"{head.status} {head.reason}", head.headers)
-        return _Body(self, answer, environ)
+        return _Body(self, response, environ)
 
     def close(self) -> None:
-        """Close the connections of the calling thread; what is in flight on them fails."""
+        """Close the connections of the calling thread; its requests in flight fail."""
         upstreams = self._by_thread.pop(get_ident(), None)
         if upstreams is not None:
             upstreams.close()
 
-    def ended(self, answer: Answer, environ: dict[str, Any]) -> None:
-        """Let go of an answer, and log what came on STDERR."""
+    def finish(self, response: CGIResponse, environ: dict[str, Any]) -> None:
+        """Close a response, and log its STDERR."""
         if self._log_stderr:
-            text = answer.call.exchange.take_stderr()
+            text = response.call.exchange.take_stderr()
             if text:
-                lines = text.decode("utf-8", "backslashreplace").rstrip("\n")
+                lines = escape_controls(text.decode("utf-8", "backslashreplace").rstrip("\n"))
                 self.upstreams.log.warning("%s %s: %s", *_request_of(environ), lines)
-        answer.close()
+        response.close()
 
 
 class _Body:
-    """The body of a response, as an HTTP server takes it."""
+    """The body of a response, as a WSGI iterable."""
 
-    def __init__(self, gateway: Gateway, answer: Answer, environ: dict[str, Any]) -> None:
+    def __init__(self, gateway: Gateway, response: CGIResponse, environ: dict[str, Any]) -> None:
         self._gateway = gateway
-        self._answer: Answer | None = answer
+        self._response: CGIResponse | None = response
         self._environ = environ
-        self._pieces = answer.body()
+        self._pieces = response.body()
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._pieces:
             yield piece if type(piece) is bytes else bytes(piece)
 
     def close(self) -> None:
-        """The HTTP server needs no more of it."""
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            self._gateway.ended(answer, self._environ)
+        """Close the response after the last piece, or early."""
+        response, self._response = self._response, None
+        if response is not None:
+            self._gateway.finish(response, self._environ)
 
 
 def _body_of(environ: dict[str, Any]) -> Iterator[bytes]:
-    """The body of a request, as it comes.
+    """Yield the pieces of a request's body as they arrive.
 
     Raises:
-        BodyBroken: the client has gone in the middle of it.
+        RequestBodyError: the client did not send the whole body.
     """
+    # Not `read1`: a client that sends two bytes at a time would cause a record for each two bytes.
     read = environ["wsgi.input"].read
     length = environ.get("CONTENT_LENGTH")
     try:
@@ -153,22 +157,22 @@ def _body_of(environ: dict[str, Any]) -> Iterator[bytes]:
             while left:
                 piece = read(min(left, _CHUNK))
                 if not piece:
-                    raise BodyBroken(f"{left} bytes of the body of the request are missing")
+                    raise RequestBodyError(f"{left} bytes of the request body are missing")
                 left -= len(piece)
                 yield piece
         elif environ.get("wsgi.input_terminated"):
             while piece := read(_CHUNK):
                 yield piece
-    except BodyBroken:
+    except RequestBodyError:
         raise
     except (OSError, ValueError) as error:
-        raise BodyBroken(f"the body of the request cannot be read: {error}") from error
+        raise RequestBodyError(f"cannot read the request body: {error}") from error
 
 
 def _request_of(environ: dict[str, Any]) -> tuple[str, str]:
-    """The method and the path of a request, for a log line."""
+    """Return the method and the path of a request for a log line."""
     path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    return environ["REQUEST_METHOD"], ascii(path)[1:-1]
+    return ascii(environ["REQUEST_METHOD"])[1:-1], ascii(path)[1:-1]
 
 
 def _error(start_response: Any, status: int, head_only: bool) -> list[bytes]:

@@ -1,21 +1,21 @@
-// Sends the forms of the page, and says in each what came of it.
+// Send the forms of the page, and show the result in each form.
 "use strict";
 
 const RANDOM_BYTES = 5_000_000;
-const MOST_DIGESTED = 64 * 2 ** 20; // bytes that the browser, too, makes a digest of
+const MAX_DIGESTED = 64 * 2 ** 20; // largest upload of which the browser computes the digest
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 3 });
 const seconds = (milliseconds) =>
   milliseconds < 100 ? `${milliseconds.toFixed(1)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;
 
-/** Make an element with text and other elements in it. */
+/** Return a new element that contains texts and other elements. */
 function make(name, ...children) {
   const element = document.createElement(name);
   element.append(...children);
   return element;
 }
 
-/** What a form shows: whether it runs, and its result. */
+/** Form with its button, its state and its result. */
 class Card {
   constructor(id, run) {
     this.form = document.getElementById(id);
@@ -31,7 +31,7 @@ class Card {
     });
   }
 
-  /** From now on the button stops it; what has to be filled in may be missing meanwhile. */
+  /** Start a request. Until its end, the button stops it, and required fields may be empty. */
   begin(stop) {
     this.stop = () => {
       stop();
@@ -45,7 +45,7 @@ class Card {
     this.result.replaceChildren();
   }
 
-  /** Show the result; lines are texts or elements. */
+  /** Show the result, whose lines are texts or elements. */
   end(...lines) {
     this.stop = null;
     this.form.noValidate = false;
@@ -65,14 +65,14 @@ class Card {
   }
 }
 
-/** The digest that the browser makes, or null where it can make none. */
+/** Return the SHA-256 digest of a blob, or null if the browser cannot compute it. */
 async function digest(blob) {
-  if (!crypto.subtle || blob.size > MOST_DIGESTED) return null;
+  if (!crypto.subtle || blob.size > MAX_DIGESTED) return null;
   const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// An XMLHttpRequest, because fetch() cannot say how much of a body has been sent.
+// This uses XMLHttpRequest, because fetch() does not report the progress of an upload.
 function upload(card, blob) {
   const request = new XMLHttpRequest();
   const progress = card.form.querySelector("progress");
@@ -91,7 +91,7 @@ function upload(card, blob) {
   request.onloadend = () => {
     progress.hidden = true;
   };
-  request.onerror = () => card.fail("The connection broke.");
+  request.onerror = () => card.fail("The connection was lost.");
   request.onload = async () => {
     const took = card.elapsed;
     if (request.status !== 200) {
@@ -105,8 +105,8 @@ function upload(card, blob) {
       make("span", "SHA-256 ", make("code", found.sha256)),
     ];
     const own = await expected;
-    if (own === found.sha256) card.end(...lines, "The browser finds the same.");
-    else if (own) card.fail(...lines, `The browser finds another: ${own}`);
+    if (own === found.sha256) card.end(...lines, "The browser computed the same digest.");
+    else if (own) card.fail(...lines, `The browser computed another digest: ${own}`);
     else card.end(...lines);
   };
   request.open("POST", card.form.action);
@@ -127,12 +127,12 @@ async function slow(card) {
     const took = seconds(card.elapsed);
     if (answer.ok) {
       const waited = seconds(JSON.parse(text).seconds * 1000);
-      card.end(make("strong", `Answered after ${took}`), `The app itself waited ${waited}.`);
+      card.end(make("strong", `Response after ${took}`), `The app waited ${waited}.`);
     } else {
       card.fail(`${answer.status} ${answer.statusText}`, text);
     }
   } catch (error) {
-    if (error.name !== "AbortError") card.fail(`The connection broke: ${error.message}`);
+    if (error.name !== "AbortError") card.fail(`The connection was lost: ${error.message}`);
   } finally {
     clearInterval(clock);
   }
@@ -159,12 +159,12 @@ function events(card) {
     const gaps = times.length - 1;
     const count = make("strong", `${times.length} ${gaps ? "ticks" : "tick"} in ${seconds(card.elapsed)}`);
     if (!gaps) card.end(count);
-    else if (spread > gaps * 500) card.end(count, `${seconds(spread / gaps)} apart, as they were sent.`);
-    else card.fail(count, "They came together: something on the way gathers answers before it passes them on.");
+    else if (spread > gaps * 500) card.end(count, `${seconds(spread / gaps)} apart, without buffering.`);
+    else card.fail(count, "The events arrived together: a server on the way buffers responses.");
   });
   source.onerror = () => {
     if (source.readyState === EventSource.CLOSED) card.fail("The stream was refused.");
-    else card.live.textContent = "connection lost, the browser tries again";
+    else card.live.textContent = "connection lost, the browser reconnects";
   };
 }
 
@@ -176,7 +176,7 @@ async function error(card) {
     const text = await answer.text();
     card.end(make("strong", `${answer.status} ${answer.statusText}`), make("pre", text.slice(0, 2000).trim()));
   } catch (failure) {
-    if (failure.name !== "AbortError") card.fail(`The connection broke: ${failure.message}`);
+    if (failure.name !== "AbortError") card.fail(`The connection was lost: ${failure.message}`);
   }
 }
 
@@ -190,7 +190,7 @@ random.hidden = false;
 random.addEventListener("click", () => {
   if (uploads.stop) return;
   const bytes = new Uint8Array(RANDOM_BYTES);
-  // As much at once as getRandomValues() allows.
+  // getRandomValues() returns at most 64 KiB.
   for (let at = 0; at < bytes.length; at += 65536) crypto.getRandomValues(bytes.subarray(at, at + 65536));
   upload(uploads, new Blob([bytes]));
 });

@@ -1,4 +1,4 @@
-"""What one can try: an upload, a slow answer, a stream of events, an error."""
+"""Views that test a server: an upload, a slow response, an event stream and an error."""
 
 from __future__ import annotations
 
@@ -6,119 +6,99 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
 
-from vsgi_fcgi.demo.responses import is_head, respond, respond_json, start
+from werkzeug.exceptions import BadRequest
+from werkzeug.wrappers import Request, Response
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import WSGIEnvironment
 
 PIECE_BYTES = 65536
-"""An upload is read in pieces of this many bytes."""
+"""Maximum number of bytes of an upload that are read at a time."""
 
-MOST_SECONDS = 30
-MOST_TICKS = 60
+MAX_SECONDS = 30
+MAX_TICKS = 60
 
 _STEP = 1.0
-"""Seconds that are slept at once: a client that has left keeps its worker for no longer."""
+"""Maximum time of one sleep in seconds. After a client has left, its worker is free after this."""
 
 
 class DemonstrationError(RuntimeError):
-    """What the demonstration raises when it is asked to fail."""
+    """Exception that the view `error` raises."""
 
 
-def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Read the body piece by piece, and answer its size and digest."""
+def upload(request: Request) -> Response:
+    """Read the body piece by piece, and return its size and digest."""
     began = time.perf_counter()
     digest, size = hashlib.sha256(), 0
-    for piece in _pieces(environ):
+    while piece := request.stream.read(PIECE_BYTES):
         digest.update(piece)
         size += len(piece)
     seconds = round(time.perf_counter() - began, 6)
     found = {"bytes": size, "seconds": seconds, "sha256": digest.hexdigest()}
-    return respond_json(environ, start_response, found)
+    return Response(json.dumps(found) + "\n", mimetype="application/json")
 
 
-def slow(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer after as many seconds as the query says."""
-    try:
-        seconds = _number(environ, "seconds", 3, least=0, most=MOST_SECONDS)
-    except ValueError as error:
-        return respond(environ, start_response, f"{error}\n", status="400 Bad Request")
-    start(start_response, "200 OK", ("Content-Type", "application/json"))
-    return [] if is_head(environ) else _answer_after(seconds, _sleep(environ))
+def slow(request: Request) -> Response:
+    """Respond after the number of seconds in the query."""
+    seconds = _number(request, "seconds", 3, minimum=0, maximum=MAX_SECONDS)
+    return Response(_answer_after(seconds, _sleep(request.environ)), mimetype="application/json")
 
 
 def _answer_after(seconds: float, sleep: Callable[[float], object]) -> Iterator[bytes]:
     began = time.monotonic()
     while (left := began + seconds - time.monotonic()) > 0:
         sleep(min(left, _STEP))
-        yield b""  # sends nothing, and the server stops here if the client has left
+        yield b""  # sends nothing, but lets the server stop here if the client has left
     yield json.dumps({"seconds": round(time.monotonic() - began, 3)}).encode() + b"\n"
 
 
-def events(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Stream one event each second, as many as the query says, and one that says it was the last.
+def events(request: Request) -> Response:
+    """Stream one event per second, up to the number in the query, and then an end event.
 
-    A browser whose connection broke says which it had last, and gets those that are missing. One
-    that comes back for more than there are is told to stop (204).
+    A browser that reconnects sends the id of its last event, and gets only the missing events. If
+    none is missing, the response is 204, after which a browser does not reconnect.
     """
-    try:
-        ticks = int(_number(environ, "ticks", 10, least=1, most=MOST_TICKS))
-    except ValueError as error:
-        return respond(environ, start_response, f"{error}\n", status="400 Bad Request")
-    seen = environ.get("HTTP_LAST_EVENT_ID", "")
-    done = min(int(seen), ticks) if seen.isascii() and seen.isdigit() and len(seen) < 10 else 0
+    ticks = int(_number(request, "ticks", 10, minimum=1, maximum=MAX_TICKS))
+    done = min(max(request.headers.get("Last-Event-ID", 0, type=int), 0), ticks)
     if done == ticks:
-        start(start_response, "204 No Content")
-        return []
-    start(
-        start_response,
-        "200 OK",
-        ("Content-Type", "text/event-stream; charset=utf-8"),
-        ("Cache-Control", "no-cache"),
-        # Has nginx pass each event as it comes.
-        ("X-Accel-Buffering", "no"),
+        response = Response(status="204 No Content")
+        del response.content_type
+        return response
+    return Response(
+        _ticks(done, ticks, _sleep(request.environ)),
+        mimetype="text/event-stream",
+        headers={
+            "Cache-Control": "no-cache",
+            # Tells nginx not to buffer the events.
+            "X-Accel-Buffering": "no",
+        },
     )
-    return [] if is_head(environ) else _ticks(done, ticks, _sleep(environ))
 
 
 def _ticks(done: int, ticks: int, sleep: Callable[[float], object]) -> Iterator[bytes]:
     began = time.monotonic()
     for tick in range(done + 1, ticks + 1):
-        # By the clock, so that what sending takes does not add up.
+        # The pause is computed from the start time, so that the time for sending does not add up.
         sleep(max(0.0, began + tick - done - 1 - time.monotonic()))
         data = json.dumps({"tick": tick, "ticks": ticks, "time": time.strftime("%H:%M:%S")})
         yield f"id: {tick}\nevent: tick\ndata: {data}\n\n".encode()
     yield b"event: end\ndata: {}\n\n"
 
 
-def error(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Fail.
+def error(request: Request) -> Response:
+    """Raise an exception.
 
     Raises:
         DemonstrationError: always.
     """
-    raise DemonstrationError("the demonstration was asked to fail")
-
-
-def _pieces(environ: WSGIEnvironment) -> Iterator[bytes]:
-    """The body in pieces of a bounded size."""
-    stream = environ["wsgi.input"]
-    if environ.get("wsgi.input_terminated"):
-        while piece := stream.read(PIECE_BYTES):
-            yield piece
-        return
-    left = int(environ.get("CONTENT_LENGTH") or 0)
-    while left and (piece := stream.read(min(left, PIECE_BYTES))):
-        left -= len(piece)
-        yield piece
+    raise DemonstrationError("this error was requested")
 
 
 def _sleep(environ: WSGIEnvironment) -> Callable[[float], object]:
-    """How to wait: who shares a thread with connections must let these go on."""
+    """Return the sleep function. In the main context, it must not block the other connections."""
     if environ["wsgi.multithread"] or environ["wsgi.run_once"]:
         return time.sleep
     from gevent import sleep
@@ -127,19 +107,20 @@ def _sleep(environ: WSGIEnvironment) -> Callable[[float], object]:
 
 
 def _number(
-    environ: WSGIEnvironment, name: str, default: float, *, least: float, most: float
+    request: Request, name: str, default: float, *, minimum: float, maximum: float
 ) -> float:
-    """Read a number from the query.
+    """Return a number from the query.
 
     Raises:
-        ValueError: it is none, or too small or large.
+        BadRequest: the value is not a number, or is out of range.
     """
-    query: str = environ.get("QUERY_STRING", "")
-    text = parse_qs(query).get(name, [str(default)])[-1]
+    text = request.args.get(name, str(default))
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not least <= number <= most:
-        raise ValueError(f"{name} is {text[:40]!r}: it must be a number from {least} to {most}")
+    if not minimum <= number <= maximum:
+        raise BadRequest(
+            f"{name} is {text[:40]!r}, but must be a number from {minimum} to {maximum}"
+        )
     return number

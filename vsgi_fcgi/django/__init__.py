@@ -1,1 +1,1 @@
-"""A Django app that adds ``manage.py runfcgi``: name it in INSTALLED_APPS."""
+"""Django app with the command ``manage.py runfcgi``; add it to INSTALLED_APPS."""

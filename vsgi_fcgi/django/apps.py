@@ -1,4 +1,4 @@
-"""The app, as Django knows it."""
+"""Configuration of the Django app."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.apps import AppConfig  # type: ignore[import-untyped]
 
 
 class FastCGIConfig(AppConfig):  # type: ignore[misc]
-    """No models, only a command. Its label is not "django", which others may want."""
+    """Django app without models. Its label is not "django", which another app may use."""
 
     name = "vsgi_fcgi.django"
     label = "vsgi_fcgi"

@@ -1,4 +1,4 @@
-"""``flup.server.fcgi``: an app that threads of this process run."""
+"""Replacement for ``flup.server.fcgi``, which runs an app in threads."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from vsgi_fcgi.flup.script import FCGI_RESPONDER, BindAddress, Script
-from vsgi_fcgi.wsgi.runner import App
+from vsgi_fcgi.wsgi.response import App
 
 __all__ = ["WSGIServer"]
 
 
 class WSGIServer(Script):
-    """flup's server of threads; the arguments have its names, its order and its meaning.
+    """Server with threads; the arguments have the names, order and meaning of flup.
 
     Args:
         application: the WSGI app.
-        environ: what is to be in the environ of each request, beside what the web server says.
-        multithreaded: whether requests may run side by side.
-        multiprocess: what the app finds as ``wsgi.multiprocess``.
-        bindAddress: the path of a UNIX socket, or a host and a port; descriptor 0 if None.
-        umask: what the mode of the UNIX socket lacks of 0777; that of the process if None.
-        multiplexed: nothing: a web server that wants to multiplex may always do so.
-        debug: not honoured.
-        roles: those in which the app is served.
+        environ: additional keys for the environ of each request.
+        multithreaded: True if requests may run at the same time.
+        multiprocess: value of ``wsgi.multiprocess`` in the environ.
+        bindAddress: path of a UNIX socket, or a host and a port; None for descriptor 0.
+        umask: permission bits that the UNIX socket does not get; the process's umask if None.
+        multiplexed: ignored, because a web server may always multiplex.
+        debug: ignored, with a warning.
+        roles: roles in which the app is served.
         forceCGI: answer one request as a CGI program, whatever descriptor 0 is.
-        minSpare: not honoured.
-        maxSpare: not honoured.
-        maxThreads: threads that run the app; the server's own default if None.
+        minSpare: ignored, with a warning.
+        maxSpare: ignored, with a warning.
+        maxThreads: number of threads that run the app; the server's default if None.
 
     Raises:
-        UsageError: a value cannot be used.
+        UsageError: a value is invalid.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class WSGIServer(Script):
             force_cgi=forceCGI,
             threads=maxThreads if multithreaded else 1,
             multiprocess=multiprocess,
-            not_honoured={
-                "minSpare": (minSpare, "all threads are there from the start"),
-                "maxSpare": (maxSpare, "all threads are there from the start"),
+            ignored={
+                "minSpare": (minSpare, "all threads start with the server"),
+                "maxSpare": (maxSpare, "all threads start with the server"),
             },
         )

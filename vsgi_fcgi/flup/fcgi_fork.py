@@ -1,4 +1,4 @@
-"""``flup.server.fcgi_fork``: an app that was run by processes, each one request at a time."""
+"""Replacement for ``flup.server.fcgi_fork``, which runs one request at a time per process."""
 
 from __future__ import annotations
 
@@ -6,37 +6,39 @@ from collections.abc import Mapping
 from typing import Any
 
 from vsgi_fcgi.flup.script import FCGI_RESPONDER, BindAddress, Script
-from vsgi_fcgi.wsgi.runner import App
+from vsgi_fcgi.wsgi.response import App
 
 __all__ = ["WSGIServer"]
 
 _ONE_PROCESS = (
-    "this process serves alone, one request at a time; the web server can start several of it"
-    " (max-procs of lighttpd), and vsgi_fcgi.flup.fcgi runs requests side by side in threads"
+    "there is one process, with one request at a time; let the web server start several processes"
+    " (max-procs of lighttpd), or use vsgi_fcgi.flup.fcgi, which has threads"
 )
 
 
 class WSGIServer(Script):
-    """flup's server of processes. Here it is one: an app that was made for them may need that.
+    """Server without threads, for apps that were written for flup's server with processes.
+
+    This server has a single process, which runs one request at a time.
 
     Args:
         application: the WSGI app.
-        environ: what is to be in the environ of each request, beside what the web server says.
-        bindAddress: as for `vsgi_fcgi.flup.fcgi.WSGIServer`, and so are those up to ``forceCGI``.
-        umask: as there.
-        multiplexed: as there.
-        debug: as there.
-        roles: as there.
-        forceCGI: as there.
-        timeout: not honoured.
-        minSpare: not honoured.
-        maxSpare: not honoured.
-        maxChildren: honoured if it is 1.
-        maxRequests: honoured if it is 0, which is no limit.
-        sockTimeout: not honoured: the server has timeouts of its own.
+        environ: additional keys for the environ of each request.
+        bindAddress: see `vsgi_fcgi.flup.fcgi.WSGIServer`.
+        umask: see `vsgi_fcgi.flup.fcgi.WSGIServer`.
+        multiplexed: ignored, because a web server may always multiplex.
+        debug: ignored, with a warning.
+        roles: roles in which the app is served.
+        forceCGI: answer one request as a CGI program, whatever descriptor 0 is.
+        timeout: ignored, with a warning.
+        minSpare: ignored, with a warning.
+        maxSpare: ignored, with a warning.
+        maxChildren: ignored, with a warning unless it is 1.
+        maxRequests: ignored, with a warning unless it is 0.
+        sockTimeout: ignored, with a warning; the server has its own timeouts.
 
     Raises:
-        UsageError: a value cannot be used.
+        UsageError: a value is invalid.
     """
 
     def __init__(
@@ -67,12 +69,12 @@ class WSGIServer(Script):
             force_cgi=forceCGI,
             threads=1,
             multiprocess=True,
-            not_honoured={
-                "timeout": (timeout, "a request that takes long is not ended"),
+            ignored={
+                "timeout": (timeout, "a slow request is not ended"),
                 "minSpare": (minSpare, "there is one process"),
                 "maxSpare": (maxSpare, "there is one process"),
                 "maxChildren": (None if maxChildren == 1 else maxChildren, _ONE_PROCESS),
                 "maxRequests": (maxRequests or None, "the process is not replaced"),
-                "sockTimeout": (sockTimeout or None, "see receive_timeout and send_timeout"),
+                "sockTimeout": (sockTimeout or None, "set receive_timeout and send_timeout"),
             },
         )

@@ -1,4 +1,4 @@
-"""``flup.server.fcgi_single``: an app that runs one request at a time."""
+"""Replacement for ``flup.server.fcgi_single``, which runs one request at a time."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from vsgi_fcgi.flup.script import FCGI_RESPONDER, BindAddress, Script
-from vsgi_fcgi.wsgi.runner import App
+from vsgi_fcgi.wsgi.response import App
 
 __all__ = ["WSGIServer"]
 
 
 class WSGIServer(Script):
-    """flup's server without threads: the app has one, and connections are served meanwhile.
+    """Server with one thread for the app; connections are served in another thread.
 
     The arguments are those of `vsgi_fcgi.flup.fcgi.WSGIServer`.
 
     Raises:
-        UsageError: a value cannot be used.
+        UsageError: a value is invalid.
     """
 
     def __init__(

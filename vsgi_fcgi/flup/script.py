@@ -1,4 +1,4 @@
-"""What flup's servers have in common: a script that serves an app until a signal comes."""
+"""Common base class of the servers with flup's interface."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.server.cgi import is_cgi, serve_cgi
 from vsgi_fcgi.server.config import Config
 
-# Before an app can monkey-patch the modules that the server takes names from.
+# Imported early, before an app can monkey-patch the modules from which the server imports names.
 from vsgi_fcgi.server.server import Server
-from vsgi_fcgi.wsgi.runner import App, StartResponse
+from vsgi_fcgi.wsgi.response import App, StartResponse
 
 FCGI_RESPONDER = 1
 FCGI_AUTHORIZER = 2
 FCGI_FILTER = 3
 
 BindAddress = str | os.PathLike[str] | tuple[str, int] | None
-"""The path of a UNIX socket, a host and a port, or nothing for descriptor 0."""
+"""Path of a UNIX socket, or a host and a port, or None for descriptor 0."""
 
 _OVERRIDDEN = {
-    "error": "an app that fails is answered with a page of the server",
+    "error": "the server sends its own error page if the app fails",
     "handler": "wrap the app instead",
 }
-"""What subclasses of flup's servers define, and what is to be known about it."""
+"""Methods that subclasses of flup's servers override, and why they are not called."""
 
 
 class Script:
-    """An app, and how a script wants it to be served.
+    """App with the settings of a script.
 
     Args:
         application: the WSGI app.
-        environ: what is to be in the environ of each request.
-        bind_address: where to listen.
-        umask: what the mode of the UNIX socket lacks of 0777; that of the process if None.
-        debug: whether tracebacks were to be shown.
-        roles: those in which the app is served.
-        force_cgi: whether to answer one request as a CGI program.
-        threads: how many run the app; the server's own default if None.
-        multiprocess: what the app finds as ``wsgi.multiprocess``.
-        not_honoured: further arguments by their names, each with its value, None if it was not
-            given, and with what is to be known about it.
+        environ: additional keys for the environ of each request.
+        bind_address: address to listen on.
+        umask: permission bits that the UNIX socket does not get; the process's umask if None.
+        debug: True if the script asked for tracebacks in responses.
+        roles: roles in which the app is served.
+        force_cgi: answer one request as a CGI program.
+        threads: number of threads that run the app; the server's default if None.
+        multiprocess: value of ``wsgi.multiprocess`` in the environ.
+        ignored: further arguments that have no effect, by name. Each has its value (None if it
+            was not given) and a reason or advice for the warning.
 
     Raises:
-        UsageError: a value cannot be used.
+        UsageError: a value is invalid.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Script:
         force_cgi: bool,
         threads: int | None,
         multiprocess: bool = False,
-        not_honoured: Mapping[str, tuple[object, str]] | None = None,
+        ignored: Mapping[str, tuple[object, str]] | None = None,
     ) -> None:
         more = dict(environ or {})
         if threads == 1:
@@ -85,11 +85,14 @@ class Script:
         self._force_cgi = force_cgi
         self._reload = False
         warned = {
-            "debug": (debug or None, "tracebacks are in the log, and never shown to a client"),
-            **(not_honoured or {}),
+            "debug": (
+                debug or None,
+                "tracebacks are written to the log and never sent to a client",
+            ),
+            **(ignored or {}),
         }
         sentences = [
-            f"{name}={value!r} is not honoured: {why}"
+            f"{name}={value!r} is ignored: {why}"
             for name, (value, why) in warned.items()
             if value is not None
         ]
@@ -99,20 +102,21 @@ class Script:
             if hasattr(self, name)
         ]
         for sentence in sentences:
-            # Said of the line of the script that calls our subclass.
+            # With this level, the warning names the script's line that creates the server.
             warnings.warn(sentence, stacklevel=3)
 
     def run(self) -> bool:
-        """Serve until SIGTERM, SIGINT or SIGHUP has let the requests that run end.
+        """Serve until SIGTERM, SIGINT or SIGHUP, and finish the running requests.
 
-        Started as a CGI program, or told to be one, it answers that one request and leaves.
+        If the script was started as a CGI program, or forced to be one, answer one request and
+        exit.
 
         Returns:
-            Whether it was SIGHUP, after which a script may start anew or call this again.
+            True after SIGHUP; the script may then call this method again, or restart.
 
         Raises:
-            ListenError: it cannot be listened on.
-            SystemExit: after a request of CGI.
+            ListenError: the server cannot listen on the address.
+            SystemExit: a CGI request was answered.
         """
         forced = self._force_cgi or os.environ.get("FCGI_FORCE_CGI", "")[:1] in ("Y", "y")
         if forced or (self._address is None and is_cgi(os.environ)):
@@ -130,14 +134,14 @@ class Script:
         return self._reload
 
     def _in_role(self, role: int) -> App | None:
-        """The app, if the script wants it to be served in a role."""
+        """Return the app if the script serves it in a role, else None."""
         return self._app if role in self._roles else None
 
     @contextlib.contextmanager
     def _descriptor_0(self) -> Iterator[None]:
-        """Put the socket back on descriptor 0 when there is to be another run.
+        """Restore the socket on descriptor 0 for another run.
 
-        The server moves it away from there, and closes it at its end.
+        The server moves the socket to another descriptor, and closes it when it stops.
         """
         if self._address is not None:
             yield
@@ -145,7 +149,7 @@ class Script:
         try:
             kept = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
         except OSError:
-            # The server is going to say it, and what to do.
+            # Descriptor 0 is closed. The server reports this with advice.
             yield
             return
         try:
@@ -157,7 +161,7 @@ class Script:
 
     @contextlib.contextmanager
     def _hangup(self) -> Iterator[None]:
-        """Take SIGHUP for a stop, as long as the server runs; unless nohup has it ignored."""
+        """Stop on SIGHUP while the server runs, unless the signal is ignored, as under nohup."""
         in_main_thread = threading.current_thread() is threading.main_thread()
         if not in_main_thread or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
             yield
@@ -174,7 +178,7 @@ class Script:
 
 
 def _with_more(app: App, more: Mapping[str, Any]) -> App:
-    """The same app with more in its environ."""
+    """Return an app that calls another with additional keys in the environ."""
 
     def with_more(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         environ.update(more)
@@ -184,10 +188,10 @@ def _with_more(app: App, more: Mapping[str, Any]) -> App:
 
 
 def _roles(roles: Iterable[int]) -> frozenset[int]:
-    """The roles that a script names.
+    """Return the roles of a script.
 
     Raises:
-        UsageError: one of them is none, or there are none.
+        UsageError: a role is unknown, or there is none.
     """
     found = frozenset(roles)
     if not found or not found <= {FCGI_RESPONDER, FCGI_AUTHORIZER, FCGI_FILTER}:
@@ -199,10 +203,10 @@ def _roles(roles: Iterable[int]) -> frozenset[int]:
 
 
 def _address(bind_address: BindAddress) -> Address | None:
-    """Where to listen; None for descriptor 0.
+    """Return the address to listen on, or None for descriptor 0.
 
     Raises:
-        UsageError: it is no address.
+        UsageError: the value is not an address.
     """
     match bind_address:
         case None:
@@ -219,7 +223,7 @@ def _address(bind_address: BindAddress) -> Address | None:
 
 
 def _umask() -> int:
-    """The umask of the process, which can only be asked for by setting it."""
+    """Return the umask of the process, which can be read only by setting it."""
     umask = os.umask(0o077)
     os.umask(umask)
     return umask

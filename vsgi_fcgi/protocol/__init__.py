@@ -1,8 +1,18 @@
-"""FastCGI 1.0 without I/O: bytes, records, events."""
+"""FastCGI 1.0 without I/O: bytes go in, events come out, and requests have states.
 
-from vsgi_fcgi.protocol.client import ClientConnection
-from vsgi_fcgi.protocol.client_request import ClientRequest
-from vsgi_fcgi.protocol.constants import NOT_AUTHORIZED, ProtocolStatus, RecordType, Role
+`ServerProtocol` is the application's end of a connection and `ClientProtocol` the web server's
+end. Neither of them owns a socket or reads a clock, as in h11 and in the sans-I/O layer of
+websockets. "Section" with a number means that section of the FastCGI 1.0 specification.
+"""
+
+from vsgi_fcgi.protocol.client import ClientProtocol
+from vsgi_fcgi.protocol.constants import (
+    BROKEN_ANSWER,
+    NOT_AUTHORIZED,
+    ProtocolStatus,
+    RecordType,
+    Role,
+)
 from vsgi_fcgi.protocol.events import (
     ClientEvent,
     DataEnded,
@@ -20,16 +30,15 @@ from vsgi_fcgi.protocol.events import (
     TypeRefused,
     ValuesReceived,
 )
-from vsgi_fcgi.protocol.limits import Limits
-from vsgi_fcgi.protocol.request import Request
-from vsgi_fcgi.protocol.server import ServerConnection
-from vsgi_fcgi.protocol.state import Answering, Inbound, Outbound, Sending
+from vsgi_fcgi.protocol.request import ClientRequest, Request
+from vsgi_fcgi.protocol.server import Limits, ServerProtocol
+from vsgi_fcgi.protocol.state import Inbound, Outbound, Receiving, Sending
 
 __all__ = [
+    "BROKEN_ANSWER",
     "NOT_AUTHORIZED",
-    "Answering",
-    "ClientConnection",
     "ClientEvent",
+    "ClientProtocol",
     "ClientRequest",
     "DataEnded",
     "DataReceived",
@@ -38,6 +47,7 @@ __all__ = [
     "Limits",
     "Outbound",
     "ProtocolStatus",
+    "Receiving",
     "RecordType",
     "Request",
     "RequestAborted",
@@ -47,7 +57,7 @@ __all__ = [
     "Role",
     "RoleRefused",
     "Sending",
-    "ServerConnection",
+    "ServerProtocol",
     "StderrReceived",
     "StdinEnded",
     "StdinReceived",

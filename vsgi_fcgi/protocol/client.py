@@ -1,16 +1,19 @@
-"""The web server's end of a FastCGI connection, without I/O: the twin of `ServerConnection`."""
+"""The web server's end of a FastCGI connection, without I/O: the counterpart of `ServerProtocol`.
+
+A request is a `ClientRequest`. Methods that send append buffers to `outgoing`; the caller takes
+them with `data_to_send`. Received records change the state of their request by the table
+`vsgi_fcgi.protocol.state.RECEIVING` and become events.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from heapq import heappop, heappush
-from typing import Final
+from typing import Final, final
 
 from vsgi_fcgi.exceptions import LocalProtocolError, ParamsError, RemoteProtocolError
-from vsgi_fcgi.protocol.client_request import ClientRequest
-from vsgi_fcgi.protocol.constants import KEEP_CONN, VERSION, RecordType, Role
+from vsgi_fcgi.protocol.constants import KEEP_CONN, VERSION, Buffer, RecordType, Role
 from vsgi_fcgi.protocol.events import (
-    Buffer,
     ClientEvent,
     RequestEnded,
     StderrReceived,
@@ -18,49 +21,55 @@ from vsgi_fcgi.protocol.events import (
     TypeRefused,
     ValuesReceived,
 )
-from vsgi_fcgi.protocol.framing import RecordReader
-from vsgi_fcgi.protocol.pairs import decode_pairs, encode_pairs
 from vsgi_fcgi.protocol.records import (
     APPLICATION_ONLY,
     BEGIN_REQUEST_BODY,
     END_REQUEST_BODY,
     HEADER,
+    STREAMS,
+    RecordReader,
+    decode_pairs,
     describe,
     encode_management,
+    encode_pairs,
     encode_stream,
     encode_stream_end,
 )
-from vsgi_fcgi.protocol.state import ANSWERING, Answering, Sending
+from vsgi_fcgi.protocol.request import ClientRequest
+from vsgi_fcgi.protocol.state import RECEIVING, Receiving, Sending
 
 MAX_ID: Final = 65535
 
+_UNKNOWN_TYPE: Final = int(RecordType.UNKNOWN_TYPE)
 _BEGIN: Final = int(RecordType.BEGIN_REQUEST)
 _ABORT: Final = int(RecordType.ABORT_REQUEST)
 _END_REQUEST: Final = int(RecordType.END_REQUEST)
 _PARAMS: Final = int(RecordType.PARAMS)
 _STDIN: Final = int(RecordType.STDIN)
 _DATA: Final = int(RecordType.DATA)
+_MAX_APPLICATION_TYPE: Final = _DATA
 _FILTER: Final = int(Role.FILTER)
 _AUTHORIZER: Final = int(Role.AUTHORIZER)
-_ROW_STDOUT, _ROW_STDOUT_END, _ROW_STDERR, _ROW_END = ANSWERING
+_ROW_STDOUT, _ROW_STDOUT_END, _ROW_STDERR, _ROW_END = RECEIVING
 _JOIN_SIZE: Final = 16384
-_MOST_VALUES: Final = 64
-"""Pairs in an answer to GET_VALUES: three are known to the specification."""
+_MAX_VALUES: Final = 64
+"""Maximum pairs in GET_VALUES_RESULT; the specification defines three."""
 
 
-class ClientConnection(RecordReader[ClientEvent]):
+@final
+class ClientProtocol(RecordReader[ClientEvent]):
     """Turns requests into bytes, and bytes from an application into events.
 
-    It does no I/O and knows no time. Ids are 1 to 65535, the lowest free one first: many
-    applications know no id but 1. An id is free when END_REQUEST has come for it, and not before,
-    whatever has become of its request.
+    It does no I/O and reads no clock. A new request gets the lowest free id from 1 to 65535,
+    because many applications accept no id but 1. An id is free only after END_REQUEST has arrived
+    for it, even if its request was aborted.
 
     Args:
-        max_requests: requests that may be in flight at once.
+        max_requests: the maximum number of requests in flight.
 
     Attributes:
-        requests: the requests that have begun and of which END_REQUEST has not come, by id.
-        outgoing: what `data_to_send` will return; to be looked at, not touched.
+        requests: the requests without END_REQUEST so far, by id.
+        outgoing: the buffers that `data_to_send` will return; read-only for the caller.
     """
 
     __slots__ = ("_free", "_highest", "max_requests", "outgoing", "requests")
@@ -76,25 +85,26 @@ class ClientConnection(RecordReader[ClientEvent]):
     # Sending.
 
     def get_values(self, names: Iterable[str]) -> None:
-        """Ask what the application can do (GET_VALUES, section 4.1)."""
+        """Ask the application for its capabilities (GET_VALUES, section 4.1)."""
         content = encode_pairs((name, "") for name in names)
         self.outgoing.append(encode_management(RecordType.GET_VALUES, content))
 
     def begin_request(
         self, block: bytes, role: int = Role.RESPONDER, *, keep_conn: bool = True
     ) -> ClientRequest:
-        """Begin a request: BEGIN_REQUEST and the whole PARAMS stream.
+        """Begin a request: send BEGIN_REQUEST and the whole PARAMS stream.
 
         Args:
-            block: its params, as `encode_pairs` makes them or as they came from elsewhere.
-            role: what is wanted of the application (section 6).
-            keep_conn: leave the connection open afterwards (section 5.1).
+            block: the encoded params, for example from `encode_pairs`.
+            role: the role of the application (section 6).
+            keep_conn: whether the application must leave the connection open (section 5.1).
 
         Returns:
-            Its handle. STDIN follows, but not for an authorizer; then DATA for a filter.
+            The handle of the request. The caller then sends STDIN, except for an authorizer, and
+            after it DATA for a filter.
 
         Raises:
-            LocalProtocolError: there are as many requests in flight as may be.
+            LocalProtocolError: the maximum number of requests is in flight.
         """
         if len(self.requests) >= self.max_requests:
             raise LocalProtocolError(f"{self.max_requests} requests are in flight already")
@@ -116,17 +126,18 @@ class ClientConnection(RecordReader[ClientEvent]):
             out.append(begin)
             encode_stream(out, _PARAMS, id, block)
             out.append(end)
+        request.head = out[-1]
         return request
 
     def send_stdin(self, request: ClientRequest, data: Buffer) -> None:
-        """Send a piece of the STDIN stream; nothing once the request has ended or was aborted.
+        """Send a piece of the STDIN stream; do nothing if the request has ended or was aborted.
 
         Args:
             request: the request.
             data: any number of bytes; they are not copied.
 
         Raises:
-            LocalProtocolError: the stream has ended, or the role has none.
+            LocalProtocolError: STDIN has ended, or the role has no STDIN.
         """
         if self._may_send(request, Sending.STDIN, "STDIN"):
             encode_stream(self.outgoing, _STDIN, request.id, data)
@@ -135,7 +146,7 @@ class ClientConnection(RecordReader[ClientEvent]):
         """End the STDIN stream.
 
         Raises:
-            LocalProtocolError: it has ended already.
+            LocalProtocolError: STDIN has already ended, or the role has no STDIN.
         """
         if self._may_send(request, Sending.STDIN, "STDIN"):
             self.outgoing.append(encode_stream_end(_STDIN, request.id))
@@ -145,7 +156,7 @@ class ClientConnection(RecordReader[ClientEvent]):
         """Send a piece of the DATA stream of a filter, after STDIN (section 6.4).
 
         Raises:
-            LocalProtocolError: STDIN has not ended, DATA has, or the role has no such stream.
+            LocalProtocolError: STDIN has not ended, DATA has ended, or the role has no DATA.
         """
         if self._may_send(request, Sending.DATA, "DATA"):
             encode_stream(self.outgoing, _DATA, request.id, data)
@@ -154,25 +165,24 @@ class ClientConnection(RecordReader[ClientEvent]):
         """End the DATA stream of a filter.
 
         Raises:
-            LocalProtocolError: as `send_data`.
+            LocalProtocolError: STDIN has not ended, DATA has ended, or the role has no DATA.
         """
         if self._may_send(request, Sending.DATA, "DATA"):
             self.outgoing.append(encode_stream_end(_DATA, request.id))
             request.sending = Sending.ENDED
 
     def abort(self, request: ClientRequest) -> None:
-        """Give a request up (ABORT_REQUEST, section 5.4).
+        """Abort a request (ABORT_REQUEST, section 5.4); do nothing if it has ended.
 
-        What still comes of it is discarded, and its id stays taken until END_REQUEST comes.
-        Nothing happens if it has ended.
+        The rest of its response is discarded. Its id stays in use until END_REQUEST arrives.
         """
-        if request.answering is Answering.ENDED or request.sending is Sending.ABORTED:
+        if request.receiving is Receiving.ENDED or request.sending is Sending.ABORTED:
             return
         request.sending = Sending.ABORTED
         self.outgoing.append(HEADER.pack(VERSION, _ABORT, request.id, 0, 0))
 
     def data_to_send(self) -> list[Buffer]:
-        """Take everything that is to be sent, in order."""
+        """Return all unsent buffers in order, and forget them."""
         out = self.outgoing
         self.outgoing = []
         return out
@@ -180,45 +190,58 @@ class ClientConnection(RecordReader[ClientEvent]):
     def _may_send(self, request: ClientRequest, state: Sending, stream: str) -> bool:
         if request.sending is state:
             return True
-        if request.answering is Answering.ENDED or request.sending is Sending.ABORTED:
+        if request.receiving is Receiving.ENDED or request.sending is Sending.ABORTED:
             return False
         raise LocalProtocolError(f"{request!r} cannot send {stream} now")
 
     # Receiving.
 
     def receive_eof(self) -> list[ClientRequest]:
-        """Take the end of the connection.
+        """Process the end of the connection.
 
         Returns:
-            The requests that have begun and not ended: nothing more will come of them.
+            The requests that have not ended; no more events refer to them.
         """
         left = list(self.requests.values())
         for request in left:
-            _end(request, Answering.ENDED)
+            _end(request, Receiving.ENDED)
         self.requests.clear()
         self.outgoing.clear()
         return left
 
     def _check_header(self, kind: int, id: int, length: int) -> None:
-        """Refuse a record that an application may not send, before its content has come."""
-        record = describe(kind, id, length)
+        """Check that an application may send a record, before its content has arrived.
+
+        An empty stream record carries no data, so it is ignored where it does not belong, for
+        example after END_REQUEST.
+
+        Raises:
+            RemoteProtocolError: the application may not send the record.
+        """
+        if not length and kind in STREAMS:
+            return
+        management = kind > _MAX_APPLICATION_TYPE
         if kind not in APPLICATION_ONLY:
-            raise RemoteProtocolError(f"{record}: an application must not send this type")
-        management = kind >= RecordType.GET_VALUES_RESULT
-        if management and id:
-            raise RemoteProtocolError(f"{record}: a management record must have id 0")
-        if not management and id not in self.requests:
-            raise RemoteProtocolError(f"{record}: no request with this id is in flight")
-        if kind in (_END_REQUEST, RecordType.UNKNOWN_TYPE) and length != 8:
-            raise RemoteProtocolError(f"{record}: its body must have 8 bytes")
+            why = "an application must not send this type"
+        elif management and id:
+            why = "a management record must have id 0"
+        elif not management and id not in self.requests:
+            why = "no request with this id is in flight"
+        elif kind in (_END_REQUEST, _UNKNOWN_TYPE) and length != 8:
+            why = "its body must have 8 bytes"
+        else:
+            return
+        raise RemoteProtocolError(f"{describe(kind, id, length)}: {why}")
 
     def _other(self, kind: int, id: int, content: bytes, events: list[ClientEvent]) -> None:
         self._check_header(kind, id, len(content))
+        if kind in STREAMS:
+            return  # an empty stream record without a request
         if kind == RecordType.UNKNOWN_TYPE:
             events.append(TypeRefused(content[0]))
             return
         try:
-            values, _ = decode_pairs(content, _MOST_VALUES)
+            values, _ = decode_pairs(content, _MAX_VALUES)
         except ParamsError as error:
             raise RemoteProtocolError(f"{describe(kind, id, len(content))}: {error}") from None
         events.append(ValuesReceived(values))
@@ -226,17 +249,21 @@ class ClientConnection(RecordReader[ClientEvent]):
     def _stdout(self, kind: int, id: int, content: Buffer, events: list[ClientEvent]) -> None:
         request = self.requests.get(id)
         if request is None:
+            if not content:
+                return
             raise self._violation(kind, id, content)
-        state = (_ROW_STDOUT if content else _ROW_STDOUT_END)[request.answering]
+        state = (_ROW_STDOUT if content else _ROW_STDOUT_END)[request.receiving]
         if state is None:
             raise self._violation(kind, id, content)
-        request.answering = state
+        request.receiving = state
         if content and request.sending is not Sending.ABORTED:
             events.append(StdoutReceived(request, content))
 
     def _stderr(self, kind: int, id: int, content: Buffer, events: list[ClientEvent]) -> None:
         request = self.requests.get(id)
-        if request is None or _ROW_STDERR[request.answering] is None:
+        if request is None or _ROW_STDERR[request.receiving] is None:
+            if not content:
+                return
             raise self._violation(kind, id, content)
         if content and request.sending is not Sending.ABORTED:
             events.append(StderrReceived(request, content))
@@ -245,7 +272,7 @@ class ClientConnection(RecordReader[ClientEvent]):
         request = self.requests.get(id)
         if request is None or len(content) != 8:
             raise self._violation(kind, id, content)
-        state = _ROW_END[request.answering]
+        state = _ROW_END[request.receiving]
         assert state is not None
         _end(request, state)
         del self.requests[id]
@@ -254,33 +281,32 @@ class ClientConnection(RecordReader[ClientEvent]):
         events.append(RequestEnded(request, app_status, protocol_status))
 
     def _refuse(self, kind: int, id: int, content: Buffer, events: list[ClientEvent]) -> None:
+        """Reject a record that only a web server may send; ignore an empty stream record."""
         self._check_header(kind, id, len(content))
-        raise AssertionError(f"type {kind} has no handler")  # pragma: no cover
 
     def _violation(self, kind: int, id: int, content: Buffer) -> RemoteProtocolError:
-        record = describe(kind, id, len(content))
         try:
             self._check_header(kind, id, len(content))
         except RemoteProtocolError as error:
             return error
-        return RemoteProtocolError(f"{record}: that stream has ended")
+        return RemoteProtocolError(f"{describe(kind, id, len(content))}: the stream has ended")
 
 
-def _end(request: ClientRequest, state: Answering) -> None:
-    """Whatever is left of its streams, nothing more is sent: its id may be another one's."""
-    request.answering = state
+def _end(request: ClientRequest, state: Receiving) -> None:
+    """Set the state of a response, and send no more of the request: its id may be reused."""
+    request.receiving = state
     if request.sending is not Sending.ABORTED:
         request.sending = Sending.ENDED
 
 
-ClientConnection._handlers = (
-    ClientConnection._refuse,
-    ClientConnection._refuse,  # BEGIN_REQUEST
-    ClientConnection._refuse,  # ABORT_REQUEST
-    ClientConnection._end,
-    ClientConnection._refuse,  # PARAMS
-    ClientConnection._refuse,  # STDIN
-    ClientConnection._stdout,
-    ClientConnection._stderr,
-    ClientConnection._refuse,  # DATA
+ClientProtocol._handlers = (
+    ClientProtocol._refuse,
+    ClientProtocol._refuse,  # BEGIN_REQUEST
+    ClientProtocol._refuse,  # ABORT_REQUEST
+    ClientProtocol._end,
+    ClientProtocol._refuse,  # PARAMS
+    ClientProtocol._refuse,  # STDIN
+    ClientProtocol._stdout,
+    ClientProtocol._stderr,
+    ClientProtocol._refuse,  # DATA
 )

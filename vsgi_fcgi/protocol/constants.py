@@ -12,19 +12,25 @@ NULL_REQUEST_ID: Final = 0
 
 MAX_CONTENT: Final = 65535
 MAX_SENT_CONTENT: Final = 65528
-"""Content we put into one record: a multiple of 8 that leaves no room for a peer's overflow when
-it adds content and padding in 16 bits."""
+"""Maximum bytes of content in a record that this package sends.
+
+It is a multiple of 8, so no padding is needed. It is below 65535, so a peer that adds the lengths
+of content and padding in 16 bits does not overflow.
+"""
 
 KEEP_CONN: Final = 1
-"""The flag of BEGIN_REQUEST: the web server, not the application, closes (section 5.1)."""
+"""The flag of BEGIN_REQUEST that leaves closing the connection to the web server (section 5.1)."""
 
 NOT_AUTHORIZED: Final = b"Status: 500 Internal Server Error\r\n\r\n"
-"""What is sent on STDOUT for an authorizer that says nothing, or that there is not: lighttpd takes
-an answer without a status for a 200, whatever END_REQUEST says, and lets everybody through."""
+"""The STDOUT content that denies access if an authorizer is missing or writes nothing.
+
+lighttpd reads a response without a status as 200, whatever END_REQUEST says, and then grants access
+to every client.
+"""
 
 
 class RecordType(IntEnum):
-    """What a record is (section 3.3)."""
+    """The type of a record (section 3.3)."""
 
     BEGIN_REQUEST = 1
     ABORT_REQUEST = 2
@@ -40,17 +46,24 @@ class RecordType(IntEnum):
 
 
 class Role(IntEnum):
-    """What the web server wants of the application (section 6)."""
+    """The role that the web server asks the application to play (section 6)."""
 
     RESPONDER = 1
     AUTHORIZER = 2
     FILTER = 3
 
 
+BROKEN_ANSWER: Final = 0x42524F4B
+"""The appStatus of an incomplete response (ASCII "BROK"); the exit status of an app has 8 bits."""
+
+
 class ProtocolStatus(IntEnum):
-    """How a request ended, as END_REQUEST says it (section 5.5)."""
+    """The protocolStatus of END_REQUEST: how a request ended (section 5.5)."""
 
     REQUEST_COMPLETE = 0
     CANT_MPX_CONN = 1
     OVERLOADED = 2
     UNKNOWN_ROLE = 3
+
+
+Buffer = bytes | bytearray | memoryview

@@ -1,19 +1,25 @@
-"""What `receive_data` reports, of a `ServerConnection` first, then of a `ClientConnection`.
+"""The events that `receive_data` returns: those of `ServerProtocol`, then of `ClientProtocol`.
 
-Plain classes with slots: a frozen dataclass takes three times as long to make, and these are
-made for every request.
+A caller dispatches on the class of an event; nothing subclasses an event. The classes are plain
+classes with slots because each request creates several events, and creating a frozen dataclass
+takes three times as long.
 """
 
 from __future__ import annotations
 
-from vsgi_fcgi.protocol.client_request import ClientRequest
-from vsgi_fcgi.protocol.request import Request
+from typing import final
 
-Buffer = bytes | bytearray | memoryview
+from vsgi_fcgi.protocol.constants import Buffer
+from vsgi_fcgi.protocol.request import ClientRequest, Request
 
 
+@final
 class RequestStarted:
-    """The params of a request are complete: ``request.params`` and ``request.repeated``."""
+    """The params of a request are complete.
+
+    They are in ``request.params`` and ``request.repeated``, or in ``request.raw_params`` if the
+    protocol does not decode them.
+    """
 
     __slots__ = ("request",)
 
@@ -21,8 +27,9 @@ class RequestStarted:
         self.request = request
 
 
+@final
 class StdinReceived:
-    """A piece of the STDIN stream, in order. Large pieces are views of the data received."""
+    """A piece of the STDIN stream arrived; a large piece is a view of the received data."""
 
     __slots__ = ("data", "request")
 
@@ -31,8 +38,9 @@ class StdinReceived:
         self.data = data
 
 
+@final
 class StdinEnded:
-    """The STDIN stream has ended."""
+    """The STDIN stream ended."""
 
     __slots__ = ("request",)
 
@@ -40,8 +48,9 @@ class StdinEnded:
         self.request = request
 
 
+@final
 class DataReceived:
-    """A piece of the DATA stream of a filter (section 6.4)."""
+    """A piece of a filter's DATA stream arrived (section 6.4)."""
 
     __slots__ = ("data", "request")
 
@@ -50,8 +59,9 @@ class DataReceived:
         self.data = data
 
 
+@final
 class DataEnded:
-    """The DATA stream of a filter has ended."""
+    """The DATA stream of a filter ended."""
 
     __slots__ = ("request",)
 
@@ -59,15 +69,16 @@ class DataEnded:
         self.request = request
 
 
+@final
 class RequestRejected:
-    """A request that is not to be run, and is to be answered early.
+    """A request is over a limit or invalid: the caller must answer it without running the app.
 
-    The rest of its input is discarded inside the connection, whatever is answered.
+    The protocol discards the rest of its input, whatever the response is.
 
     Attributes:
-        request: the request; it may have no params.
-        status: the HTTP status to answer with.
-        reason: what is wrong with it, for the log.
+        request: the request; its params may be missing.
+        status: the HTTP status of the response.
+        reason: the reason for the log.
     """
 
     __slots__ = ("reason", "request", "status")
@@ -78,8 +89,9 @@ class RequestRejected:
         self.reason = reason
 
 
+@final
 class RoleRefused:
-    """A request for a role that is not served: it was answered UNKNOWN_ROLE (section 5.5)."""
+    """The protocol answered a request with UNKNOWN_ROLE as its role is not served (section 5.5)."""
 
     __slots__ = ("request",)
 
@@ -87,11 +99,12 @@ class RoleRefused:
         self.request = request
 
 
+@final
 class RequestAborted:
-    """ABORT_REQUEST came, or the connection ended.
+    """The web server aborted a request with ABORT_REQUEST or by closing the connection.
 
-    It has been answered already where there was something to answer; what is still sent for it
-    is dropped.
+    The protocol has already sent END_REQUEST if that was necessary. It drops everything that the
+    caller still sends for the request.
     """
 
     __slots__ = ("request",)
@@ -112,8 +125,9 @@ Event = (
 )
 
 
+@final
 class StdoutReceived:
-    """A piece of the STDOUT stream, in order. Large pieces are views of the data received."""
+    """A piece of the STDOUT stream arrived; a large piece is a view of the received data."""
 
     __slots__ = ("data", "request")
 
@@ -122,8 +136,9 @@ class StdoutReceived:
         self.data = data
 
 
+@final
 class StderrReceived:
-    """A piece of the STDERR stream, in order."""
+    """A piece of the STDERR stream arrived."""
 
     __slots__ = ("data", "request")
 
@@ -132,14 +147,14 @@ class StderrReceived:
         self.data = data
 
 
+@final
 class RequestEnded:
-    """END_REQUEST came (section 5.5); the id is free.
+    """END_REQUEST arrived and the request id is free (section 5.5).
 
     Attributes:
         request: the request, which may have been aborted.
         app_status: the exit status that a CGI program would have had.
-        protocol_status: how the protocol ended it, a `ProtocolStatus` or a number that the
-            specification does not know.
+        protocol_status: a `ProtocolStatus`, or a number that the specification does not define.
     """
 
     __slots__ = ("app_status", "protocol_status", "request")
@@ -150,11 +165,12 @@ class RequestEnded:
         self.protocol_status = protocol_status
 
 
+@final
 class ValuesReceived:
-    """GET_VALUES was answered (section 4.1).
+    """GET_VALUES_RESULT arrived (section 4.1).
 
     Attributes:
-        values: what the application knows of what was asked, by name.
+        values: the variables that the application knows, by name.
     """
 
     __slots__ = ("values",)
@@ -163,11 +179,12 @@ class ValuesReceived:
         self.values = values
 
 
+@final
 class TypeRefused:
-    """UNKNOWN_TYPE came (section 4.2): the application does not know a type that was sent.
+    """UNKNOWN_TYPE arrived: the application does not know a record type (section 4.2).
 
     Attributes:
-        kind: the number of that type; 0 if it has none to complain about.
+        kind: the number of the unknown type.
     """
 
     __slots__ = ("kind",)

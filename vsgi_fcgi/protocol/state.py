@@ -1,8 +1,15 @@
-"""The states of one request at either end, and every transition between them.
+"""The states of one request at either end of a connection, and every transition between them.
 
-Two rules: every transition of a request lives in these tables, and the tables know no role and
-no bytes. Which input a record is (the end of STDIN means something else to a filter than to a
-responder) is decided by the connection; what the input does is decided here.
+A request has two independent states, one for each direction:
+
+- At the application's end (`ServerProtocol`) they are `Inbound` and `Outbound`.
+- At the web server's end (`ClientProtocol`) they are `Sending` and `Receiving`.
+
+The protocol classes turn a record into an input, such as `Input.STDIN_END`, and look up the next
+state in a table: one row for each input, one column for each state. An entry of None is a
+violation of the protocol. All transitions that the peer causes are in these tables. The tables
+contain no roles and no bytes; for example, the protocol class decides that the end of STDIN is the
+last input of a responder but not of a filter.
 """
 
 from __future__ import annotations
@@ -12,33 +19,33 @@ from typing import Final
 
 
 class Inbound(IntEnum):
-    """What the web server still owes us of a request."""
+    """The state of a request's input at the application's end."""
 
     PARAMS = 0
     STDIN = 1
     DATA = 2
     ENDED = 3
-    """All streams have ended; the request is complete."""
+    """All streams have ended, so that the request is complete."""
     DISCARDING = 4
-    """Answered, or about to be, before its end; what still comes is thrown away."""
+    """The request is answered before its input has ended; the rest of the input is discarded."""
     DISCARDED = 5
-    """Answered early, and now ended or given up."""
+    """The discarded input has ended, or the protocol no longer waits for its end."""
 
 
 class Outbound(IntEnum):
-    """What we still owe the web server of a request."""
+    """The state of a request's output at the application's end."""
 
     OPEN = 0
     ENDED = 1
-    """END_REQUEST is on its way (or never will be); the id is free."""
+    """END_REQUEST was sent, or will never be sent; the id is free."""
 
 
 class Input(IntEnum):
-    """What can happen to the inbound half of a request."""
+    """What can happen to the input of a request at the application's end."""
 
     PARAMS = 0
     PARAMS_END = 1
-    """The last stream but STDIN (and DATA) has ended."""
+    """The params ended, and STDIN follows."""
     ONLY_PARAMS_END = 2
     """The params ended, and the role has no other stream (authorizer)."""
     STDIN = 3
@@ -49,17 +56,17 @@ class Input(IntEnum):
     DATA = 6
     DATA_END = 7
     ABORT = 8
-    """ABORT_REQUEST came, or the connection ended."""
+    """ABORT_REQUEST arrived, or the connection ended."""
     REJECT = 9
-    """It will be answered without regard to the rest of its input."""
+    """The request is answered without reading the rest of its input."""
 
 
 _P, _S, _D, _E, _X, _Z = Inbound
 
 Row = tuple[Inbound | None, ...]
 
-# One row an input; in it, by the state before, the state after. None breaks the protocol:
-# "data after a stream's end" and streams out of order are nothing but holes in this table.
+# INBOUND[input][state before] is the state after, or None for a violation of the protocol, such as
+# data after the end of a stream, or a stream out of order.
 INBOUND: Final[tuple[Row, ...]] = (
     #  PARAMS STDIN  DATA   ENDED  DISCARDING DISCARDED
     (_P, None, None, None, _X, _Z),  # PARAMS
@@ -76,40 +83,40 @@ INBOUND: Final[tuple[Row, ...]] = (
 
 
 class Sending(IntEnum):
-    """What a client still owes the application of a request: the mirror of `Inbound`."""
+    """The state of a request at the web server's end: the counterpart of `Inbound`."""
 
     PARAMS = 0
     STDIN = 1
     DATA = 2
     ENDED = 3
-    """All streams have ended, or the application has answered without waiting for them."""
+    """All streams have ended, or the application has responded without waiting for them."""
     ABORTED = 4
-    """ABORT_REQUEST was sent; the id is taken until END_REQUEST comes (section 5.4)."""
+    """ABORT_REQUEST was sent; the id is in use until END_REQUEST arrives (section 5.4)."""
 
 
-class Answering(IntEnum):
-    """What the application still owes a client of a request."""
+class Receiving(IntEnum):
+    """The state of a response at the web server's end."""
 
     OPEN = 0
     STDOUT_ENDED = 1
     ENDED = 2
-    """END_REQUEST came; the id is free."""
+    """END_REQUEST arrived; the id is free."""
 
 
-class AnswerInput(IntEnum):
-    """What can come of an answer."""
+class ResponseInput(IntEnum):
+    """What can happen to a response at the web server's end."""
 
     STDOUT = 0
     STDOUT_END = 1
     STDERR = 2
-    """A piece of STDERR or its end: that stream may end before STDOUT, after it, or never."""
+    """A piece of STDERR, or its end. STDERR may end before STDOUT, after it, or never."""
     END_REQUEST = 3
 
 
-_O, _F, _R = Answering
+_O, _F, _R = Receiving
 
-# One row an input, as above. STDOUT may be ended twice: some applications do, and lose nothing.
-ANSWERING: Final[tuple[tuple[Answering | None, ...], ...]] = (
+# As above. STDOUT may end twice: some applications do that, and no data is lost.
+RECEIVING: Final[tuple[tuple[Receiving | None, ...], ...]] = (
     #  OPEN STDOUT_ENDED ENDED
     (_O, None, None),  # STDOUT
     (_F, _F, None),  # STDOUT_END

@@ -1,10 +1,9 @@
-"""Plain CGI (RFC 3875): the process was started for one request, answers it and ends.
+"""Plain CGI (RFC 3875): the process is started for one request, answers it and ends.
 
-It is made of what serves requests under FastCGI: the same environ, the same checks of what an
-app answers, the same error pages. `wsgiref.handlers.CGIHandler` would have its own of each (it
-hands the app a stdin that does not end with the body, for one), and a script is to behave alike
-wherever it is put. gevent is not needed here, and not loaded: starting up is most of what a CGI
-request costs.
+It uses the same code as FastCGI for the environ, the checks of responses and the error pages, so
+that a script behaves alike in both. `wsgiref.handlers.CGIHandler` does each of these differently;
+for example, its stdin does not end with the body. gevent is not needed and not loaded, because the
+start-up is most of the cost of a CGI request.
 """
 
 from __future__ import annotations
@@ -20,41 +19,50 @@ from io import BytesIO
 from typing import IO, Any, ParamSpec, TypeVar
 from urllib.parse import unquote
 
+from vsgi_fcgi.descriptors import open_null, open_standard
 from vsgi_fcgi.exceptions import ClientDisconnected, UsageError
+from vsgi_fcgi.listen.listeners import has_passed_sockets, is_listening
+from vsgi_fcgi.log.handlers import escape_controls
 from vsgi_fcgi.server.config import Config
-from vsgi_fcgi.server.listeners import is_listening
-from vsgi_fcgi.server.systemd import has_passed_sockets
-from vsgi_fcgi.wsgi.environ import base_environ, content_length, make_environ, request_line
-from vsgi_fcgi.wsgi.errors import ErrorStream
+from vsgi_fcgi.wsgi.environ import (
+    ErrorStream,
+    base_environ,
+    content_length,
+    make_environ,
+    request_line,
+)
 from vsgi_fcgi.wsgi.headers import error_response
-from vsgi_fcgi.wsgi.runner import App, run_app
+from vsgi_fcgi.wsgi.response import App, run_app
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _READ = 65536
-"""Bytes that are read of a body at a time."""
+"""Bytes of a body that are read at a time."""
 
 _WRITE = select.PIPE_BUF
-"""Bytes that a pipe takes without waiting, once it says that it takes any."""
+"""Bytes that a pipe accepts without waiting when it is ready for writing."""
+
+_poll: Any = getattr(select, "poll", None)
+"""Saved before the app is loaded, because eventlet removes it."""
 
 NO_RESPONDER = (
-    "a CGI program answers requests, and there is no app for that; authorizers and filters exist"
-    " in FastCGI alone"
+    "a CGI program needs an app that answers requests; authorizers and filters exist only in"
+    " FastCGI"
 )
 
 _log = logging.getLogger("vsgi_fcgi")
 
 
 def is_cgi(environ: Mapping[str, str]) -> bool:
-    """Whether a web server has started this process as a CGI program.
+    """Return whether a web server has started this process as a CGI program.
 
     Args:
         environ: the process's environment.
 
     Returns:
-        True if it names a request, and there is no listening socket: neither that of FastCGI
-        on fd 0 nor one of systemd.
+        True if the environment describes a request and there is no listening socket: neither on
+        file descriptor 0 nor from systemd.
     """
     if not environ.get("REQUEST_METHOD") or has_passed_sockets(environ):
         return False
@@ -62,10 +70,10 @@ def is_cgi(environ: Mapping[str, str]) -> bool:
 
 
 def without_query(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """The command line without the words of the query.
+    """Return the command line without the words of the query.
 
-    Web servers append those of a query without ``=`` to the command line of a CGI program
-    (section 4.4), where whoever sends the request could give us options.
+    Web servers append the words of a query without ``=`` to the command line of a CGI program
+    (section 4.4). Without this function, any client could pass options to this program.
 
     Args:
         argv: the arguments without the program's name.
@@ -74,14 +82,14 @@ def without_query(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     query = environ.get("QUERY_STRING", "")
     if not query or "=" in query:
         return list(argv)
-    # Apache puts a backslash in front of what a shell would take as special, and ends a word
-    # where a C string ends.
+    # Apache puts a backslash before each character that is special to a shell, and ends a word at
+    # a null character.
     words = [
         unquote(word, errors="surrogateescape").partition("\0")[0].replace("\\", "")
         for word in query.split("+")
     ]
     plain = [argument.replace("\\", "") for argument in argv]
-    # There is a limit to how many it appends.
+    # Apache limits the number of words.
     own = next(k for k in range(len(plain) + 1) if plain[k:] == words[: len(plain) - k])
     return list(argv[:own])
 
@@ -90,54 +98,52 @@ def serve_cgi(app: App | None, config: Config) -> int:
     """Answer the request that this process was started for.
 
     Args:
-        app: the WSGI app; the other roles of FastCGI do not exist here.
-        config: the settings, of which the limits of a body and the timeouts matter here.
+        app: the WSGI app. The other roles of FastCGI do not exist in CGI.
+        config: the settings. Only the limits of a body and the timeouts are used.
 
     Returns:
-        The exit status: 0 if the request was answered, 1 if its answer was cut off.
+        The exit status: 0 if the request was answered, 1 if its response was cut off.
 
     Raises:
-        UsageError: there is no app, or no stdout to answer to.
+        UsageError: there is no app, or stdout is closed.
     """
     if app is None:
         raise UsageError(NO_RESPONDER)
-    return Gateway(config).serve(app)
+    return CGIHandler(config).serve(app)
 
 
-class Gateway:
-    """The web server at the other end of fd 0 and fd 1.
+class CGIHandler:
+    """Reads the request from file descriptor 0 and writes the response to file descriptor 1.
 
-    Both are taken over at once: what an app prints, and what its child processes print, must
-    not become part of the answer, and goes to stderr.
+    Both are replaced immediately. Text that the app or its child processes print goes to stderr,
+    so that it does not become part of the response.
 
     Args:
         config: the settings.
 
     Raises:
-        UsageError: there is no stdout to answer to.
+        UsageError: stdout is closed.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        # The one that httpoxy is about (CVE-2016-5385): a header of the client that HTTP
-        # clients, and child processes, would take for their proxy.
+        # httpoxy (CVE-2016-5385): this variable is a header of the client, but HTTP clients and
+        # child processes would use it as their proxy.
         os.environ.pop("HTTP_PROXY", None)
         try:
             self._output = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
         except OSError as error:
             raise UsageError(
-                "stdout is closed, and a CGI program answers to it; start me from a web server"
+                "stdout is closed, but a CGI program writes its response there; start it from a web"
+                " server"
             ) from error
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        # A stdin that is closed has become /dev/null by that, and there is no body.
+        # If stdin is closed, there is no body.
+        open_standard((0, 2))
         self._input = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
+        null = open_null()
         os.dup2(null, 0)
-        try:
-            os.dup2(2, 1)
-        except OSError:
-            os.dup2(null, 1)
-        if null > 2:
-            os.close(null)
+        os.close(null)
+        os.dup2(2, 1)
 
     def serve(self, app: App) -> int:
         """Answer the request.
@@ -148,41 +154,41 @@ class Gateway:
         Returns:
             The exit status: 0 if the request was answered, 1 if its answer was cut off.
         """
-        # Django's LOGGING disables what it does not name; a server must not go mute.
+        # Django's LOGGING disables loggers that it does not name. This one must still work.
         _log.disabled = False
-        # The bytes of the variables as latin-1, which is what PEP 3333 wants.
+        # PEP 3333 requires the bytes of the variables as latin-1.
         params = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in os.environb.items()
         }
-        reply = _Reply(self._output, self._config.send_timeout)
+        response = _CGIResponse(self._output, self._config.send_timeout)
         try:
             body, size = self._receive(params)
         except _Refused as refusal:
             _log.info("%s was answered %d: %s", request_line(params), refusal.status, refusal)
             head_only = params.get("REQUEST_METHOD") == "HEAD"
-            reply.finish(error_response(refusal.status, head_only=head_only))
-            return reply.exit_status
+            response.finish(error_response(refusal.status, head_only=head_only))
+            return response.exit_status
         calls = _Calls()
         base = base_environ(multithread=False, multiprocess=True, vsgi_fcgi__main_context=calls)
         base["wsgi.run_once"] = True
-        errors = ErrorStream(reply)
+        errors = ErrorStream(response)
         with body:
             mount = self._config.mount_point
-            run_app(app, make_environ(params, (), base, body, size, errors, mount), reply)
+            run_app(app, make_environ(params, (), base, body, size, errors, mount), response)
         errors.flush()
-        return reply.exit_status
+        return response.exit_status
 
-    def _receive(self, params: Mapping[str, str]) -> tuple[IO[bytes], int]:
+    def _receive(self, params: dict[str, str]) -> tuple[IO[bytes], int]:
         """Read the body before the app runs, as under FastCGI.
 
-        A web server may send all of it before it reads any answer (Apache does), and would wait
-        for ever for an app that answers first.
+        Some web servers (Apache) send the whole body before they read the response. With an app
+        that answers first, both sides would wait forever.
 
         Returns:
-            The body and the bytes in it.
+            The body and its size in bytes.
 
         Raises:
-            _Refused: it is not for the app.
+            _Refused: the request is answered with an error.
         """
         try:
             length = content_length(params) or 0
@@ -195,7 +201,7 @@ class Gateway:
             return BytesIO(), 0
         import tempfile
 
-        # 0 would mean to it that no size is too large for the memory.
+        # At least 1, because SpooledTemporaryFile takes 0 as no limit.
         in_memory = max(self._config.body_memory_bytes, 1)
         body: Any = tempfile.SpooledTemporaryFile(
             in_memory, dir=self._config.spool_dir, prefix="vsgi-fcgi-"
@@ -208,10 +214,10 @@ class Gateway:
         return body, length
 
     def _fill(self, body: IO[bytes], length: int) -> None:
-        """Read the body into a file, and not a byte more.
+        """Read exactly the body into a file.
 
         Raises:
-            _Refused: not all of it comes, or it cannot be kept.
+            _Refused: a part of the body is missing, or the file cannot be written.
         """
         left = length
         while left:
@@ -234,15 +240,15 @@ class Gateway:
 
 
 class _Refused(Exception):
-    """A request that is answered with an error and not by the app."""
+    """The request is answered with an error instead of by the app."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
 
 
-class _Reply:
-    """The answer on its way to the web server: a `ResponseSink` and an `ErrorSink`."""
+class _CGIResponse:
+    """Writes the response to the web server. It is a `ResponseSink` and an `ErrorSink`."""
 
     def __init__(self, fd: int, timeout: float) -> None:
         self.cancelled = False
@@ -265,23 +271,25 @@ class _Reply:
                 _log.warning("nothing could be sent for %g seconds", self._timeout)
                 self.cancelled = True
 
-    def finish(self, data: bytes = b"", app_status: int = 0) -> None:
+    def finish(self, data: bytes = b"", app_status: int = 0, more: bytes = b"") -> None:
         if not self._open:
             return
         try:
             self.write(data)
+            if more:
+                self.write(more)
             self.exit_status = 1 if self.cancelled else 0
         except ClientDisconnected:
             pass
         self._close()
 
     def break_off(self) -> None:
-        # CGI has no other sign of it: a client that was told a length notices.
+        # CGI cannot report a broken response. A client notices it by the Content-Length.
         if self._open:
             self._close()
 
     def _close(self) -> None:
-        """Let the web server know the end now: who knows how long the app's own end takes."""
+        """Close the pipe now, because the app may take long to end."""
         self._open = False
         os.close(self._fd)
 
@@ -289,15 +297,15 @@ class _Reply:
         _log.error("%s", message, exc_info=error)
 
     def write_error(self, text: str) -> None:
-        # No log record: stderr is the web server's error log already.
+        # Without a log record, because stderr is the web server's error log.
         if sys.stderr is not None:
             with contextlib.suppress(OSError):
-                sys.stderr.write(text)
+                sys.stderr.write(escape_controls(text))
                 sys.stderr.flush()
 
 
 class _Calls:
-    """``environ["vsgi_fcgi.main_context"]`` of a process that has one thread and one request."""
+    """The ``environ["vsgi_fcgi.main_context"]`` of a process with one thread and one request."""
 
     def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``function(*args, **kwargs)``."""
@@ -305,9 +313,11 @@ class _Calls:
 
 
 def _is_ready(fd: int, events: int, timeout: float) -> bool:
-    """Wait until a descriptor can be read or written, for so many seconds at most."""
+    """Wait for at most ``timeout`` seconds until a descriptor can be read or written."""
     monkey = sys.modules.get("gevent.monkey")
-    # What an app may have put in its place looks at nothing but sockets and pipes.
-    poll = (monkey.get_original("select", "poll") if monkey else select.poll)()
-    poll.register(fd, events)
-    return bool(poll.poll(timeout * 1000))
+    if monkey is not None and not monkey.is_module_patched("select"):
+        monkey = None
+    # The original, because a replacement by the app may support only sockets and pipes.
+    poller = (monkey.get_original("select", "poll") if monkey else _poll)()
+    poller.register(fd, events)
+    return bool(poller.poll(timeout * 1000))

@@ -1,29 +1,33 @@
-"""The one way up: from workers and other native threads into the main context."""
+"""The queue of calls from native threads to the main context, and latches for waiting."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from vsgi_fcgi.native import allocate_lock
+from gevent import get_hub
+from greenlet import getcurrent, greenlet
+
+from vsgi_fcgi.transport.loop import Watcher
+from vsgi_fcgi.transport.unpatched import allocate_lock
 
 Item = tuple[Callable[[Any], object], Any]
 
 
 class Mailbox:
-    """A queue of calls that the main context is to make.
+    """A queue of calls for the main context.
 
-    What `post` accepted is either called, in order, or handed back by `close`: never lost. That
-    is why posting, waking and closing share one lock: a wake-up sent after the close of its
-    watcher would be lost without a sound.
+    A call that `post` accepts is either made, in order, or returned by `close`. It is never lost.
+    Therefore posting, waking and closing share one lock: a wake-up after its watcher was closed
+    would be lost without an error.
 
-    It needs no bound of its own: a worker posts output only within its credit, and each other
-    user has at most one call on its way.
+    The queue needs no limit of its own. A worker posts output only within its credit, and every
+    other user has at most one call in it.
 
     Args:
-        wake: makes the main context call `drain` soon; called with the lock held, by any
-            thread, and only when no wake-up is on its way.
-        on_error: told of an exception that a call raised; the other calls go on.
+        wake: makes the main context call `drain` soon. Any thread calls it, with the lock held,
+            and only if no other wake-up is pending.
+        on_error: called with an exception that a call raised; the other calls are made.
     """
 
     __slots__ = ("_closed", "_items", "_lock", "_on_error", "_signalled", "_wake")
@@ -39,36 +43,44 @@ class Mailbox:
         self._closed = False
 
     def post(self, function: Callable[[Any], object], argument: Any) -> bool:
-        """Have ``function(argument)`` called in the main context. From any thread.
+        """Queue ``function(argument)`` for the main context. Callable from any thread.
 
         Returns:
-            False if the mailbox is closed; the call will not be made.
+            False if the mailbox is closed and the call will not be made.
         """
         with self._lock:
             if self._closed:
                 return False
             self._items.append((function, argument))
             if not self._signalled:
-                self._signalled = True
-                self._wake()
+                self._signal()
             return True
 
     def post_quietly(self, function: Callable[[Any], object], argument: Any) -> bool:
-        """Like `post`, but leave it to the caller to `ring` when it has nothing more to say."""
+        """Queue a call like `post`, but without a wake-up. The caller must call `ring` later."""
         with self._lock:
             if not self._closed:
                 self._items.append((function, argument))
             return not self._closed
 
     def ring(self) -> None:
-        """Wake the main context for what was posted quietly. From any thread."""
+        """Wake the main context for calls that were posted quietly. Callable from any thread."""
         with self._lock:
             if self._items and not self._signalled and not self._closed:
-                self._signalled = True
-                self._wake()
+                self._signal()
+
+    def _signal(self) -> None:
+        try:
+            self._signalled = True
+            self._wake()
+        except BaseException:
+            # An asynchronous exception in a worker's thread. If this stayed True, the main context
+            # would never be woken again.
+            self._signalled = False
+            raise
 
     def drain(self) -> None:
-        """Make all calls that were posted so far. In the main context."""
+        """Make all calls that were posted so far, in the main context."""
         with self._lock:
             items = self._items
             self._items = []
@@ -79,14 +91,96 @@ class Mailbox:
             except BaseException as error:
                 self._on_error(error)
 
+    def forked(self) -> None:
+        """Close the mailbox in a child process. In the parent, another thread may hold the lock."""
+        self._lock = allocate_lock()
+        self._closed = True
+        self._items = []
+
     def close(self) -> list[Item]:
-        """Accept nothing more.
+        """Close the mailbox.
 
         Returns:
-            The calls that were accepted and not made.
+            The accepted calls that were not made.
         """
         with self._lock:
             self._closed = True
             items = self._items
             self._items = []
             return items
+
+
+# Latches: a worker waits until the main context opens one.
+
+
+class Latch(Protocol):
+    """Blocks a worker until the main context opens it, once."""
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for at most ``timeout`` seconds; return whether the latch is open."""
+
+    def open(self) -> None:
+        """Wake the worker."""
+
+
+class ThreadLatch:
+    """A latch for a native thread."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Block the thread."""
+        return self._lock.acquire(True, -1 if timeout is None else timeout)
+
+    def open(self) -> None:
+        """Wake the thread."""
+        self._lock.release()
+
+
+class GreenletLatch:
+    """A latch for a greenlet of the main context.
+
+    An app that streams waits for every 256 KiB. `gevent.event.Event` would make a `gevent.Timeout`
+    for each wait, with ten further calls.
+    """
+
+    __slots__ = ("_greenlet", "_open")
+
+    def __init__(self) -> None:
+        self._open = False
+        self._greenlet: greenlet | None = None
+
+    def wait(self, timeout: float | None) -> bool:
+        """Let the hub run meanwhile."""
+        if self._open:
+            return True
+        hub = get_hub()
+        timer: Watcher | None = None
+        self._greenlet = getcurrent()
+        try:
+            if timeout is not None:
+                timer = hub.loop.timer(timeout)
+                timer.start(self._resume)
+            # It returns when `_resume` was called.
+            hub.switch()
+        finally:
+            self._greenlet = None
+            if timer is not None:
+                timer.stop()
+                timer.close()
+        return self._open
+
+    def open(self) -> None:
+        """Make the hub switch back to the greenlet."""
+        if not self._open:
+            self._open = True
+            if self._greenlet is not None:
+                get_hub().loop.run_callback(self._resume)
+
+    def _resume(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.switch()

@@ -1,4 +1,4 @@
-"""The roles of FastCGI (section 6), and the app for each one that is served."""
+"""The roles of FastCGI (section 6), and the app for each of them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Final
 
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.protocol import Role
-from vsgi_fcgi.wsgi.runner import App
+from vsgi_fcgi.wsgi.response import App
 
 ROLE_NAMES: Final[Mapping[int, str]] = {int(role): role.name for role in Role}
-"""What libfcgi calls the roles in FCGI_ROLE."""
+"""The names of the roles, as libfcgi sets them in FCGI_ROLE."""
 
 
 @dataclass(frozen=True, slots=True)
 class Apps:
-    """The apps of a server; a role without one is answered UNKNOWN_ROLE.
+    """The apps of a server. Requests for a role without an app are answered with UNKNOWN_ROLE.
 
     Attributes:
-        responder: answers requests.
-        authorizer: says who may have what the web server serves.
-        filter: answers requests with a file that the web server sends along.
+        responder: the app that answers requests.
+        authorizer: the app that decides whether the web server may serve a request.
+        filter: the app that gets a file from the web server together with the request.
 
     Raises:
         UsageError: there is no app at all.
@@ -37,11 +37,11 @@ class Apps:
 
     @property
     def by_role(self) -> dict[int, App]:
-        """The apps by the numbers of their roles."""
+        """The apps, by role number."""
         named = ((Role[item.name.upper()], getattr(self, item.name)) for item in fields(self))
         return {int(role): app for role, app in named if app is not None}
 
     @property
     def roles(self) -> frozenset[int]:
-        """The numbers of the roles that are served."""
+        """The numbers of the roles that have an app."""
         return frozenset(self.by_role)

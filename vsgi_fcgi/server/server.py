@@ -1,46 +1,92 @@
-"""The server: listeners in front, the main context behind, and its life from start to stop."""
+"""The server from start to stop: its listeners, its main context, and what they need."""
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Protocol, Self, Unpack
 
 import gevent
+from gevent import monkey
 from gevent.event import Event
 
 from vsgi_fcgi.addresses import Address, parse_bind
-from vsgi_fcgi.descriptors import raise_limit
+from vsgi_fcgi.build import BUILD
+from vsgi_fcgi.children import give_up_in_children
+from vsgi_fcgi.descriptors import open_standard, raise_limit
 from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.native import start_thread
-from vsgi_fcgi.server.acceptor import Acceptor
-from vsgi_fcgi.server.assembler import Assembler
+from vsgi_fcgi.listen.listeners import Listener, default_address, forget_sockets, open_listener
+from vsgi_fcgi.listen.ownership import SocketOwnership
+from vsgi_fcgi.listen.sharing import Sharing
+from vsgi_fcgi.listen.tcp import allowed_peers
+from vsgi_fcgi.log.background_writer import LineWriter, open_sink
+from vsgi_fcgi.log.log import Log
+from vsgi_fcgi.protocol import ServerProtocol
 from vsgi_fcgi.server.cgi import is_cgi, serve_cgi
-from vsgi_fcgi.server.config import Config
-from vsgi_fcgi.server.context import MainContext
-from vsgi_fcgi.server.figures import Figures
-from vsgi_fcgi.server.gates import ThreadGate
-from vsgi_fcgi.server.line_file import open_sink
-from vsgi_fcgi.server.line_writer import LineWriter
-from vsgi_fcgi.server.listeners import Listener, default_address, open_listener
-from vsgi_fcgi.server.log import Log
-from vsgi_fcgi.server.notifier import Notifier
-from vsgi_fcgi.server.patching import check_patching
-from vsgi_fcgi.server.peers import allowed_peers
+from vsgi_fcgi.server.config import Config, Settings
+from vsgi_fcgi.server.mailbox import ThreadLatch
+from vsgi_fcgi.server.main_context import MainContext
+from vsgi_fcgi.server.main_context_calls import Stats
+from vsgi_fcgi.server.notify import Notifier
+from vsgi_fcgi.server.publishing import Publisher
+from vsgi_fcgi.server.request_reader import RequestReader
 from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.signals import Signals
-from vsgi_fcgi.server.socket_ownership import SocketOwnership
-from vsgi_fcgi.server.systemd import forget_sockets
+from vsgi_fcgi.server.workers.threads import WorkerThread
 from vsgi_fcgi.settings import make_settings
-from vsgi_fcgi.wsgi.runner import App
+from vsgi_fcgi.status.scoreboard import STOPPING, Scoreboard
+from vsgi_fcgi.transport.acceptor import Acceptor
+from vsgi_fcgi.transport.handover import Handover, State
+from vsgi_fcgi.transport.monkey_patching import check_patching
+from vsgi_fcgi.transport.unpatched import Socket, start_thread
+from vsgi_fcgi.wsgi.response import App
 
 _LOG_FLUSH = 2.0
-"""Seconds that the log gets to write what waits when the process ends."""
+"""Seconds to write the queued log records when the process ends."""
+
+_LAST_STEPS = 0.5
+"""Seconds of the graceful timeout that are reserved for the steps after waiting for threads."""
 
 _LAST_SWITCH_INTERVAL = 0.0001
-"""Seconds that a computing thread keeps the others waiting once the process is to end at once."""
+"""Thread switch interval in seconds while the process ends immediately."""
+
+
+class Supervisor(Protocol):
+    """The supervisor, as a process that it has started sees it.
+
+    Attributes:
+        sharing: the numbers of connections of all its processes.
+    """
+
+    sharing: Sharing
+
+    def leave(self, reason: str) -> bool:
+        """Ask to be replaced.
+
+        Returns:
+            False if there is no supervisor any more.
+        """
+
+    def idle(self, is_idle: bool) -> bool:
+        """Report whether this process has nothing to do.
+
+        Returns:
+            False if there is no supervisor any more.
+        """
+
+    def pass_on(self, fd: int, state: State) -> bool:
+        """Hand a connection over to another process.
+
+        Returns:
+            False if it must be tried again later.
+
+        Raises:
+            OSError: there is no supervisor any more.
+        """
 
 
 class Server:
@@ -53,24 +99,29 @@ class Server:
         sys.exit(server.run())
 
     Args:
-        app: the WSGI app; None if only the others are served.
-        authorizer: the app that is asked whether the web server may let a request through.
-        filter: the app that gets a file of the web server beside the request.
-        config: all settings at once.
-        **settings: single settings, by the names of `Config`'s fields.
+        app: the WSGI app; None if only other roles are served.
+        authorizer: the app that decides whether the web server may serve a request.
+        filter: the app that gets a file from the web server together with the request.
+        config: all settings.
+        **settings: single settings, named like the fields of `Config`.
 
     Attributes:
-        at_exit: functions to call when a second signal comes, or the grace is over, and the
-            process ends at once: by ``os._exit``, without any ``finally`` and without `atexit`.
-        at_start: functions to call in the main context once it accepts connections.
-        before_stop: functions to call in a greenlet of the main context, with the seconds that
-            running requests get, before a graceful stop goes on; they may wait.
+        at_exit: functions to call before the process ends immediately, because a second signal came
+            or the graceful timeout is over. It ends by ``os._exit``, without ``finally`` blocks and
+            without `atexit`.
+        scoreboard: where the server writes what it does, and the number of its block there; None
+            if nothing reads it.
+        at_start: functions to call in the main context when it accepts connections.
+        before_stop: functions to call at the beginning of a graceful stop, in a greenlet of the
+            main context. They get the seconds that running requests have, and may wait.
+        supervisor: the supervisor that has started this process; None usually.
 
     Raises:
-        UsageError: a setting that does not exist, or is out of its bounds, or no app.
+        UsageError: a setting does not exist or is out of its bounds, or there is no app.
     """
 
-    _assembler: Callable[[MainContext], Assembler] | None = None
+    _request_reader: type[RequestReader] | None = None
+    _protocol: type[ServerProtocol] = ServerProtocol
 
     def __init__(
         self,
@@ -79,107 +130,135 @@ class Server:
         authorizer: App | None = None,
         filter: App | None = None,
         config: Config | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> None:
-        self.config = make_settings(Config, config, settings, "Server")
+        self.config = make_settings(Config, config, settings, "Server").resolved()
         self.at_exit: list[Callable[[], object]] = []
+        self.scoreboard: tuple[Scoreboard, int] | None = None
         self.at_start: list[Callable[[], object]] = []
         self.before_stop: list[Callable[[float], object]] = []
-        self._begun_to_stop = False
+        self.supervisor: Supervisor | None = None
+        self._begun_to_stop = self._retiring = False
+        self._stop_until = 0.0
         self._apps = Apps(app, authorizer, filter)
         self._listeners: list[Listener] = []
         self._acceptors: list[Acceptor] = []
         self._log = self.log = Log(self.config.max_log_records, self.config.max_log_bytes)
         self._context: MainContext | None = None
+        self._handover: Handover | None = None
         self._done: Event | None = None
-        self._ended: ThreadGate | None = None
+        self._ended: ThreadLatch | None = None
         self._notifier: Notifier | None = None
         self._lost = 0
+        self._signals: Signals | None = None
+        self._ended_running = False
 
     # Listening.
 
     def listen(self, address: Address | str | None = None) -> None:
-        """Listen on an address; may be called several times.
+        """Listen on an address. May be called several times.
 
         Args:
-            address: as ``--bind`` takes it, such as ``unix:/run/app.sock`` or
-                ``127.0.0.1:9000``; if None, the sockets that systemd passes, else file
+            address: an address in the form of ``--bind``, such as ``unix:/run/app.sock`` or
+                ``127.0.0.1:9000``. If None, the sockets that systemd passes, or else file
                 descriptor 0.
 
         Raises:
-            ListenError: it cannot be listened on.
-            UsageError: it is no address, or the owner of UNIX sockets is nobody here.
+            ListenError: the address cannot be used.
+            UsageError: the address is invalid, or the owner of UNIX sockets is unknown here.
         """
         if address is None:
             address = default_address(os.environ)
         elif isinstance(address, str):
             address = parse_bind(address)
+        # Opened first, so that the socket does not become a standard descriptor.
+        open_standard()
         ownership = SocketOwnership.of(self.config)
         self.add_listeners(open_listener(address, self.config.backlog, ownership))
 
     def add_listeners(self, listeners: Iterable[Listener]) -> None:
-        """Take over listeners that are open already."""
+        """Take over open listeners."""
         self._listeners.extend(listeners)
 
     @property
     def uris(self) -> list[str]:
-        """What it listens on, in VSGI's form, such as ``fcgi://127.0.0.1:9000/``."""
+        """The addresses of the listeners, in VSGI's form, such as ``fcgi://127.0.0.1:9000/``."""
         return [listener.uri for listener in self._listeners]
 
     @property
-    def figures(self) -> Figures:
-        """Its connections and requests in numbers, from its last start on; all 0 before it."""
-        return Figures() if self._context is None else self._context.calls.figures
+    def publisher(self) -> Publisher | None:
+        """Writes the scoreboard of a running server; None if there is no scoreboard."""
+        return None if self._context is None else self._context.publisher
+
+    @property
+    def stats(self) -> Stats:
+        """Numbers of connections and requests since the last start; 0 before the first start."""
+        return Stats() if self._context is None else self._context.calls.stats
 
     def close(self) -> None:
         """Close the listeners of a server that does not run."""
         while self._listeners:
             self._listeners.pop().close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Stop gracefully, if the server runs, and close the listeners."""
+        self.stop()
+        self.close()
+
     # Running.
 
     def run(self, *, process_ends: bool = False) -> int:
         """Serve until SIGTERM or SIGINT, in the calling thread, which becomes the main context.
 
-        SIGUSR1 stops it too, if nobody else in the process handles or ignores it.
+        SIGHUP stops it too. SIGUSR1 opens the log files again, but stops a child of multiwatch.
+        Both apply only if nothing else in the process handles or ignores the signal.
 
-        If nothing was listened on and a web server has started this process as a CGI program,
-        it answers that one request instead.
+        If there is no listener and a web server has started this process as a CGI program, the
+        server answers that one request instead.
 
         Args:
-            process_ends: the process ends when this returns; until then a late signal of the
-                same stop is not to kill it. Else the handlers of before are back.
+            process_ends: the process ends after this call. A late signal of the same stop does not
+                kill it. If false, the previous signal handlers are restored.
 
         Returns:
-            The exit status, 0 if every request was answered, 1 if some were cut off.
+            The exit status, which is 0 if every request was answered and 1 if some were cut off.
 
         Raises:
-            ListenError: nothing was listened on, and file descriptor 0 is no listening socket.
+            ListenError: there is no listener, and file descriptor 0 is not a listening socket.
+            UsageError: threading, socket or select is monkey-patched, and the server would hang.
         """
         if not self._listeners:
             if is_cgi(os.environ):
                 return serve_cgi(self._apps.responder, self.config)
             self.listen()
-        # Here the process is ours; a server that is embedded with `start` is a guest in it.
+        # Only here, because `start` runs in a process that belongs to other code.
         sys.setswitchinterval(self.config.switch_interval)
         in_main_thread = threading.current_thread() is threading.main_thread()
         forget_sockets(os.environ)
         return self._serve(
-            with_signals=in_main_thread, with_notifier=True, process_ends=process_ends
+            with_signals=in_main_thread,
+            # A supervisor sends the notifications of its processes.
+            with_notifier=self.supervisor is None,
+            process_ends=process_ends,
         )
 
     def start(self) -> None:
-        """Serve in a thread of its own, without signals, until `stop`.
+        """Serve in a separate thread, without signals, until `stop`.
 
         Raises:
-            ListenError: as `run`.
-            UsageError: it runs already.
+            ListenError: like `run`.
+            UsageError: the server runs already, or threading, socket or select is monkey-patched.
         """
         if self._ended is not None:
             raise UsageError("the server runs already")
+        # Here too, because the thread would never begin in a process that eventlet has patched.
+        check_patching(self.config.worker)
         if not self._listeners:
             self.listen()
-        ready, self._ended = ThreadGate(), ThreadGate()
+        ready, self._ended = ThreadLatch(), ThreadLatch()
         failure: list[BaseException] = []
 
         def serve() -> None:
@@ -200,10 +279,10 @@ class Server:
             raise failure[0]
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Stop a server that was started with `start`: gracefully, then not.
+        """Stop a server that was started with `start`; cut off requests after the timeout.
 
         Args:
-            timeout: seconds that running requests get; the graceful timeout if None.
+            timeout: seconds for running requests; None for the graceful timeout.
 
         Returns:
             Whether every request was answered.
@@ -211,7 +290,7 @@ class Server:
         if self._ended is None or self._context is None:
             return True
         grace = self.config.graceful_timeout if timeout is None else timeout
-        self._context.mailbox.post(self._begin_stop, grace)
+        self._context.services.mailbox.post(self._begin_stop, grace)
         self._ended.wait(None)
         self._ended = None
         return not self._lost
@@ -226,6 +305,8 @@ class Server:
     ) -> int:
         config, log = self.config, self._log
         check_patching(config.worker)
+        config.check_worker()
+        config.check_spool_dir()
         allowed = allowed_peers(os.environ)
         raise_limit(config.max_connections + 2 * config.max_queued)
         access_lines = _open_access_log(config, log)
@@ -233,24 +314,65 @@ class Server:
         self._lost = 0
         self._begun_to_stop = False
         self._done = Event()
+        self._ended_running = False
+        scoreboard = self.scoreboard
+        if scoreboard is None and config.status_path is not None:
+            requests = config.threads + config.max_stuck_threads
+            scoreboard = Scoreboard(requests=requests), 0
         context = self._context = MainContext(
-            self._apps, config, log, access_lines, type(self)._assembler
+            self._apps,
+            config,
+            log,
+            access_lines,
+            self._request_reader,
+            self._protocol,
+            multiprocess=any(listener.shared for listener in self._listeners),
+            scoreboard=scoreboard,
         )
         signals = None
         try:
-            self._acceptors = [Acceptor(context, listener, allowed) for listener in self._listeners]
-            context.on_room = self._has_room
+            self._acceptors = [
+                Acceptor(
+                    context.connections,
+                    listener,
+                    context.adopt,
+                    allowed=allowed,
+                    backoff=config.accept_backoff,
+                )
+                for listener in self._listeners
+            ]
+            context.connections.on_room = self._continue_accepting
+            if self.supervisor is not None:
+                context.connections.sharing = self.supervisor.sharing
+                self.supervisor.sharing.set(0)
+            if context.recycling is not None:
+                context.recycling.on_due = self._leave
+                context.recycling.on_idle = self._on_idle
+            if context.run_limits is not None and self.supervisor is not None:
+                context.run_limits.on_stuck = self.supervisor.leave
             if with_signals:
                 signals = Signals(
-                    context.loop, config.graceful_timeout, self._on_signal, self._exit_now
+                    context.services.loop,
+                    config.graceful_timeout,
+                    self._on_signal,
+                    self._exit_now,
+                    functools.partial(self._reopen_logs, access_lines),
                 )
                 signals.install()
+                self._signals = signals
+            give_up_in_children(self)
+            # Imported here, because the package imports this module when it is asked for `Server`.
+            from vsgi_fcgi import __version__
+
+            log.info("vsgi_fcgi %s, %s", __version__, BUILD)
             for listener in self._listeners:
                 self._announce(listener, allowed)
             for acceptor in self._acceptors:
                 acceptor.start()
             if with_notifier:
-                self._notifier = Notifier.wanted(context, self.uris)
+                self._notifier = Notifier.wanted(
+                    context.services, context.calls.stats, context.dispatcher, self.uris
+                )
                 if self._notifier is not None:
                     self._notifier.ready()
             for begin in self.at_start:
@@ -265,42 +387,149 @@ class Server:
             if self._notifier is not None:
                 self._notifier.close()
                 self._notifier = None
+            self._ended_running = True
             context.close()
             self.close()
             if signals is not None:
+                if process_ends and not _threads_end(self._left(signals) - _LAST_STEPS, log):
+                    self._lost += 1
                 signals.restore(process_ends)
             if access_lines is not None:
                 access_lines.stop(_LOG_FLUSH)
+            context.connections.report_late()
+            if self._handover is not None and self._handover.moved:
+                log.info("%d connections moved to other processes", self._handover.moved)
             log.info("stopped")
             log.stop(_LOG_FLUSH)
+            self._lost += context.connections.late
         return 1 if self._lost else 0
 
     def _announce(self, listener: Listener, allowed: frozenset[str] | None) -> None:
         self._log.info("listening on %s", listener.uri)
         if listener.open_to_others and allowed is None:
             self._log.warning(
-                "%s is open to other machines and FCGI_WEB_SERVER_ADDRS is not set: whoever "
-                "reaches it can send any request in anyone's name (forge REMOTE_USER and "
-                "REMOTE_ADDR); set FCGI_WEB_SERVER_ADDRS to the web server's address, or listen "
-                "on the loopback interface or a UNIX socket",
+                "%s is open to other machines and FCGI_WEB_SERVER_ADDRS is not set: every machine "
+                "that reaches it can send requests with a forged REMOTE_USER and REMOTE_ADDR; set "
+                "FCGI_WEB_SERVER_ADDRS to the web server's address, or listen on the loopback "
+                "interface or a UNIX socket",
                 listener.uri,
             )
 
-    def _has_room(self) -> None:
+    def _continue_accepting(self) -> None:
         for acceptor in self._acceptors:
-            acceptor.has_room()
+            acceptor.continue_accepting()
+
+    def forked(self) -> None:
+        """Leave everything to the parent process, in a child that an app has forked."""
+        context = self._context
+        self._log.forked()
+        if (
+            self._done is None
+            or context is None
+            or context.services.in_child
+            or self._ended_running
+        ):
+            return
+        for listener in self._listeners:
+            listener.forked()
+        in_hub = context.forked()
+        if self._signals is not None:
+            self._signals.forked(stop=in_hub)
+        if self._notifier is not None:
+            self._notifier.forked(stop=in_hub)
+        if in_hub:
+            for acceptor in self._acceptors:
+                acceptor.stop()
+            # A stop that has begun in the parent must not end the child.
+            self._done = Event()
+            context.connections.on_empty = None
+        self._acceptors = []
 
     # Stopping.
 
+    def end(self, grace: float | None) -> None:
+        """Stop a running server. Callable from any thread; returns at once.
+
+        Args:
+            grace: seconds for running requests; None for no limit.
+        """
+        if self._context is not None:
+            self._context.services.mailbox.post(self._end, grace)
+
+    def _end(self, grace: float | None) -> None:
+        if not self._begun_to_stop:
+            self._begin_stop(grace)
+            return
+        # It retires, or it stops with more time.
+        context = self._context
+        if context is not None and grace is not None:
+            if context.connections.handover is not None:
+                context.connections.begin_stopping(grace)
+            context.services.loop.timer(grace).start(self._give_up)
+
+    def retire(self) -> None:
+        """Stop accepting, while other processes continue to accept on the same listeners.
+
+        Connections move to the other processes, if there is a supervisor that hands them over.
+        Callable from any thread; returns at once.
+        """
+        if self._context is not None:
+            self._context.services.mailbox.post(self._begin_to_retire, None)
+
+    def _begin_to_retire(self, _: None) -> None:
+        for listener in self._listeners:
+            # The connections in the backlog are for the other processes.
+            listener.inherited = True
+        self._retiring = True
+        self._begin_stop(self.config.graceful_timeout)
+
+    def take_over(self, fd: int, state: State) -> None:
+        """Take over a connection from a process that retires. Callable from any thread."""
+        sock = Socket(fileno=fd)
+        sock.setblocking(False)
+        context = self._context
+        if context is None or not context.services.mailbox.post(
+            functools.partial(context.adopt_moved, sock), state
+        ):
+            sock.close()
+
     def _on_signal(self, name: str) -> None:
+        if self.supervisor is not None and self.supervisor.leave(name):
+            return
         self._log.info("%s: stopping", name)
-        self._begin_stop(None)
+        if self._begun_to_stop:
+            self._end(self.config.graceful_timeout)
+        else:
+            self._begin_stop(None)
+
+    def _leave(self, reason: str) -> None:
+        """Stop, or let the supervisor replace this process."""
+        if self.supervisor is None or not self.supervisor.leave(reason):
+            self._log.info("stopping: %s", reason)
+            self._begin_stop(self.config.graceful_timeout)
+
+    def _on_idle(self, idle: bool) -> None:
+        if self.supervisor is not None and self.supervisor.idle(idle):
+            return
+        if idle:
+            self._log.info("stopping: no request for %g s", self.config.idle_exit)
+            self._begin_stop(self.config.graceful_timeout)
+
+    def _reopen_logs(self, access_lines: LineWriter | None) -> None:
+        self._log.reopen()
+        if access_lines is not None:
+            access_lines.reopen()
+        self._log.info("SIGUSR1: the log files were opened again")
 
     def _begin_stop(self, grace: float | None) -> None:
-        """Stop, but first let those do so that stand before us. In the main context."""
+        """Begin a graceful stop with the functions of `before_stop`. In the main context."""
         if self._begun_to_stop:
             return
         self._begun_to_stop = True
+        if self.publisher is not None:
+            self.publisher.state = STOPPING
+        if grace is not None:
+            self._stop_until = time.monotonic() + grace
         if self._notifier is not None:
             self._notifier.stopping()
         if self.before_stop:
@@ -314,42 +543,51 @@ class Server:
         self._stop_accepting(grace)
 
     def _stop_accepting(self, grace: float | None) -> None:
-        """Accept what is queued, close the listeners, let requests end. In the main context."""
+        """Accept queued connections, close the listeners, and let requests end.
+
+        In the main context.
+        """
         context, done = self._context, self._done
         assert context is not None
         assert done is not None
         acceptors, self._acceptors = self._acceptors, []
         for acceptor in acceptors:
-            listener = acceptor.listener
-            if not listener.inherited:
-                # No one finds it any more; whoever had connected is served. A listener that was
-                # inherited belongs to others too, and what waits there is left to them.
-                listener.unlink()
-                acceptor.accept(self.config.backlog + 1)
-            acceptor.stop()
-            listener.close()
+            acceptor.close(self.config.backlog + 1)
         self._listeners.clear()
-        context.on_empty = done.set
-        context.begin_stopping()
-        if not context.channels:
+        connections = context.connections
+        if connections.sharing is not None:
+            connections.sharing.free()
+        connections.on_empty = done.set
+        if self._retiring and self.supervisor is not None:
+            connections.wants_idle = True
+            stop = functools.partial(connections.begin_stopping, self.config.graceful_timeout)
+            self._handover = Handover(connections, self.supervisor.pass_on, stop)
+            connections.handover = self._handover
+            self._handover.begin()
+        else:
+            connections.begin_stopping(self.config.graceful_timeout)
+        if not context.connections:
             done.set()
         elif grace is not None:
-            timer = context.loop.timer(grace)
+            timer = context.services.loop.timer(grace)
             timer.start(self._give_up)
+
+    def _left(self, signals: Signals) -> float:
+        """Return the seconds that are left of the graceful timeout."""
+        return max(signals.left(), self._stop_until - time.monotonic())
 
     def _give_up(self) -> None:
         assert self._context is not None
         assert self._done is not None
-        self._lost = len(self._context.channels)
-        self._log.warning("%d connections still had requests and are cut off", self._lost)
+        self._lost = self._context.connections.count_busy()
         self._done.set()
 
     def _exit_now(self, why: str) -> None:
-        """End the process. In a native thread, while the main context may be busy for ever."""
-        # An app that computes would hold up each step of what is left to do.
+        """End the process. In a native thread, because the main context may be blocked forever."""
+        # Otherwise an app that computes would delay each of the last steps.
         sys.setswitchinterval(_LAST_SWITCH_INTERVAL)
         context = self._context
-        count = len(context.channels) if context is not None else 0
+        count = len(context.connections) if context is not None else 0
         self._log.warning("%s: leaving with %d connections open", why, count)
         try:
             for listener in self._listeners:
@@ -357,18 +595,76 @@ class Server:
             for tidy_up in self.at_exit:
                 tidy_up()
             if context is not None and context.access_log is not None:
-                context.access_log.cut_off(context.channels, _LOG_FLUSH)
+                context.access_log.cut_off(context.open_exchanges(), _LOG_FLUSH)
             self._log.flush(_LOG_FLUSH)
         finally:
             os._exit(1)
 
 
+def _threads_end(seconds: float, log: Log) -> bool:
+    """Wait for the jobs and threads of the app that Python itself would wait for.
+
+    Args:
+        seconds: maximum time to wait.
+        log: the log, for the names of threads that are cut off.
+
+    Returns:
+        Whether all have ended.
+    """
+    if monkey.is_module_patched("threading"):
+        # They are greenlets of the main context, which has ended.
+        return True
+    latch = ThreadLatch()
+
+    def join() -> None:
+        try:
+            # Executors end their threads here, when all jobs are done.
+            for end in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
+                end()
+            # Threads may start other threads.
+            while left := _left():
+                for thread in left:
+                    thread.join()
+        finally:
+            latch.open()
+
+    try:
+        start_thread(join, "vsgi-fcgi-join")
+    except RuntimeError:
+        return True
+    latch.wait(max(seconds, 0))
+    left = _left()
+    if left:
+        names = ", ".join(thread.name for thread in left)
+        log.warning("%d threads of the app still ran and are cut off: %s", len(left), names)
+    return not left
+
+
+def _left() -> list[threading.Thread]:
+    main = threading.main_thread()
+    executors = sys.modules.get("concurrent.futures.thread")
+    # If the main context is a daemon, threads of executors are daemons too. Python waits for them
+    # nevertheless, and so does this function.
+    pooled = getattr(executors, "_threads_queues", {})
+    return [
+        thread
+        for thread in threading.enumerate()
+        if (not thread.daemon or thread in pooled)
+        and thread is not main
+        and not isinstance(thread, WorkerThread)
+    ]
+
+
 def _open_access_log(config: Config, log: Log) -> LineWriter | None:
-    """Open the access log, if there is to be one; its thread starts with the first line.
+    """Open the access log, or return None if there is none.
+
+    Its thread starts with the first line.
 
     Raises:
-        UsageError: it cannot be opened.
+        UsageError: the file cannot be opened.
     """
     if config.access_log is None:
         return None
-    return LineWriter(open_sink(config.access_log), config.max_log_records, log)
+    return LineWriter(
+        open_sink(config.access_log), config.max_log_records, config.max_log_bytes, log
+    )

@@ -1,10 +1,12 @@
-"""SIGTERM, SIGINT and SIGUSR1: the first stops gracefully, a second one later on at once."""
+"""Signals: the first SIGTERM, SIGINT or SIGHUP stops gracefully, a second one immediately.
+
+SIGUSR1 opens the log files again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import time
 from collections.abc import Callable
@@ -13,47 +15,43 @@ from typing import Any
 
 from gevent import monkey
 
-from vsgi_fcgi.loop import READ, Loop, Watcher
-from vsgi_fcgi.native import start_thread
+from vsgi_fcgi.children import silence
+from vsgi_fcgi.server.early_signals import (
+    IF_FREE,
+    STOPPING,
+    EarlySignals,
+    Note,
+    is_another,
+    is_free,
+    under_multiwatch,
+)
+from vsgi_fcgi.transport.loop import READ, Loop, Watcher
+from vsgi_fcgi.transport.unpatched import start_thread
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
-
-_IF_FREE = signal.SIGUSR1
-"""Stops too, unless the app wants it: multiwatch sends it, and programs with libfcgi know it."""
-
-_ONE_STOP = {signal.SIGINT: 0.5, signal.SIGTERM: 1.5, signal.SIGUSR1: 1.5}
-"""Seconds after the first signal in which this one is the same stop once more.
-
-A Ctrl-C goes to every process in the foreground, and a web server that it ends sends us SIGTERM
-on top of it: lighttpd looks once a second whether it is to end. That is nobody's wish to lose
-what runs. Who presses Ctrl-C again is to be heard sooner.
-"""
-
-# Of the C module: a thread of ours waits for it, and an app may patch the other one.
+# From the C module: a native thread waits for it, and an app may patch the module `socket`.
 _socketpair: Any = monkey.get_original("_socket", "socketpair")
-
-_Note = tuple[int, float]
-"""A signal, and when it was noticed on the monotonic clock, in seconds."""
 
 
 class Signals:
-    """Handles signals for as long as the server runs.
+    """Handles signals while the server runs.
 
-    Python's own handlers, and not the loop's watchers, which a busy app was seen to delay by
-    more than a second. The deadline is kept by a thread of its own for the same reason: it holds
-    even if the app never gives the loop its turn.
+    It uses Python's signal handlers and not watchers of the loop, because a busy app delayed those
+    by more than a second. For the same reason a separate thread keeps the deadline: it works even
+    if the app never lets the loop run.
 
-    That thread hears of a signal before the handler does, which runs between two instructions of
-    the main context: one that comes while an app is about to wait in the kernel, or that another
-    thread gets, may be handled only when the app is back. A handler must take no lock.
+    This thread learns of a signal before the handler runs. The handler runs between two
+    instructions of the main context. If an app waits in the kernel, that may be much later. A
+    handler must take no lock.
 
     Args:
-        loop: the main context's loop.
+        loop: the loop of the main context.
         grace: seconds between the first signal and ``on_deadline``.
         on_stop: called in the main context after the first signal, with the signal's name.
-        on_deadline: called in a native thread when the grace is over or a second signal came
-            that is not the first once more, with a sentence that says which; it is to end the
+        on_deadline: called in a native thread when the time is over, or when a second signal came
+            that does not belong to the same stop. Its argument is the reason. It must end the
             process.
+        on_reopen: called in the main context after SIGUSR1, unless multiwatch has started this
+            process. It opens the log files again.
     """
 
     def __init__(
@@ -62,47 +60,67 @@ class Signals:
         grace: float,
         on_stop: Callable[[str], object],
         on_deadline: Callable[[str], object],
+        on_reopen: Callable[[], object],
     ) -> None:
         self._loop = loop
         self._grace = grace
         self._on_stop = on_stop
         self._on_deadline = on_deadline
-        self._first: _Note | None = None
+        self._on_reopen = on_reopen
+        self._usr1_stops = under_multiwatch()
+        self._reopening = False
+        self._early: EarlySignals | None = None
+        self._first: Note | None = None
         self._begun = False
         self._before: list[tuple[signal.Signals, Any]] = []
+        self._installed = False
+        self._watcher: Watcher | None = None
 
     def install(self) -> None:
-        """Take the signals over. In the process's main thread."""
+        """Install the handlers, in the main thread of the process."""
         self._async = self._loop.async_()
-        self._async.start(self._stop)
-        # What Python writes here, it writes at once, whichever thread a signal is delivered to. The
-        # handler comes later: an app that waits in the kernel may keep it from running.
+        self._async.start(self._take)
+        # Python writes to this socket immediately, in whichever thread a signal is delivered. The
+        # handler runs later, because an app that waits in the kernel delays it.
         self._receiving, self._sending = _socketpair()
         self._sending.setblocking(False)
         self._wakeup = self._sending.fileno()
+        self._installed = True
+        came: list[int] = []
+        early = self._early = EarlySignals.installed()
+        if early is not None:
+            came = early.hand_over(self._handle)
         self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        for number in (*_STOPPING, _IF_FREE) if _is_free(_IF_FREE) else _STOPPING:
-            self._before.append((number, signal.signal(number, self._handle)))
+        for number in (*STOPPING, *IF_FREE):
+            if early is not None and early.handles(number):
+                continue
+            if number in STOPPING or is_free(number):
+                self._before.append((number, signal.signal(number, self._handle)))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        self._watcher: Watcher | None = None
         try:
             start_thread(self._keep_deadline, "vsgi-fcgi-deadline")
         except RuntimeError:
-            # This host allows no more threads: the loop has to keep the time.
+            # This host allows no more threads, so the loop keeps the deadline.
             self._receiving.setblocking(False)
             self._deadline_timer = self._loop.timer(self._grace)
             self._watcher = self._loop.io(self._receiving.fileno(), READ)
             self._watcher.start(self._on_byte)
+        for early_one in came:
+            self._handle(early_one, None)
+            # Python has not written to the socket for this signal.
+            self._sending.send(bytes((early_one,)))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         note = number, time.monotonic()
-        if self._first is None:
+        if self._reopens(number):
+            self._reopening = True
+        elif self._first is None:
             self._first = note
-        elif self._watcher is not None and _is_another(note, self._first):
+        elif self._watcher is not None and is_another(note, self._first):
             self._on_deadline(_second(number))
         found = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         if found != self._wakeup:
-            # An app has taken it for itself (asyncio does), and got the byte.
+            # An app has installed its own descriptor (asyncio does), which got the byte.
             signal.set_wakeup_fd(found)
             with contextlib.suppress(BlockingIOError):
                 self._sending.send(bytes((number,)))
@@ -114,8 +132,11 @@ class Signals:
         except OSError:
             return
 
-    def _stop(self) -> None:
-        if self._first is not None and self._before and not self._begun:
+    def _take(self) -> None:
+        if self._reopening:
+            self._reopening = False
+            self._on_reopen()
+        if self._first is not None and self._installed and not self._begun:
             self._begun = True
             name = signal.Signals(self._first[0]).name
             if self._watcher is not None:
@@ -123,14 +144,14 @@ class Signals:
             self._on_stop(name)
 
     def _keep_deadline(self) -> None:
-        """Hear of signals, have the loop run their handler, and end the process in time."""
+        """Wait for signals, make the loop run their handlers, and keep the deadline."""
         try:
             self._wait_for_end()
         finally:
             self._receiving.close()
 
     def _wait_for_end(self) -> None:
-        first: _Note | None = None
+        first: Note | None = None
         while True:
             if first is not None:
                 left = first[1] + self._grace - time.monotonic()
@@ -144,8 +165,8 @@ class Signals:
                 continue
             if not numbers:
                 return
-            if self._before:
-                # So that the main context runs the handler, if it is not busy.
+            if self._installed:
+                # This makes the main context run the handler, if it is not busy.
                 self._async.send()
             for number in numbers:
                 note = number, time.monotonic()
@@ -153,36 +174,68 @@ class Signals:
                     continue
                 if first is None:
                     first = note
-                elif _is_another(note, first):
+                elif is_another(note, first):
                     self._on_deadline(_second(number))
                     return
 
     def _is_ours(self, number: int) -> bool:
-        """Whether a signal stops; the app may handle `_IF_FREE` as late as in a request."""
-        if number == _IF_FREE:
-            return signal.getsignal(number) == self._handle
-        return number in _STOPPING
+        """Return whether a signal stops the server. An app may handle `IF_FREE` at any time."""
+        if self._reopens(number):
+            return False
+        if number in IF_FREE:
+            return signal.getsignal(number) == self._handle or (
+                self._early is not None and self._early.handles(number)
+            )
+        return number in STOPPING
+
+    def _reopens(self, number: int) -> bool:
+        return number == signal.SIGUSR1 and not self._usr1_stops
+
+    def left(self) -> float:
+        """Return the seconds that are left of the graceful timeout; 0 if no signal came."""
+        if self._first is None:
+            return 0.0
+        return self._first[1] + self._grace - time.monotonic()
 
     def _too_late(self) -> str:
         return f"the graceful timeout of {self._grace:g} seconds is over"
 
     def _handle_late(self, number: int, frame: FrameType | None) -> None:
-        if self._first is None or _is_another((number, time.monotonic()), self._first):
+        if self._reopens(number):
+            return
+        if self._first is None or is_another((number, time.monotonic()), self._first):
             os._exit(1)
 
-    def restore(self, process_ends: bool) -> None:
-        """Give the signals back: the server has stopped, and there is no deadline any more.
+    def forked(self, *, stop: bool) -> None:
+        """Restore the handlers in a child, which shares the socket with the parent's thread.
 
         Args:
-            process_ends: the process has nothing to do any more but to end. The same stop once
-                more, as `_ONE_STOP` has it, may come as late as now; it must not kill the
-                process ahead of what is still to be written and removed.
+            stop: whether the loop may continue in this process.
         """
+        if stop and self._watcher is not None:
+            self._watcher.stop()
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before:
+            signal.signal(number, handler)
+        self._installed = False
+        silence(self._sending.fileno())
+        silence(self._receiving.fileno())
+
+    def restore(self, process_ends: bool) -> None:
+        """Restore the handlers after the server has stopped. The deadline does not apply any more.
+
+        Args:
+            process_ends: the process only has to end. Another signal of the same stop, as in
+                `_ONE_STOP`, may still come. It must not kill the process before files are written
+                and removed.
+        """
+        if self._early is not None:
+            self._early.hand_over(self._handle_late if process_ends else None)
         for number, handler in self._before:
             signal.signal(number, self._handle_late if process_ends else handler)
-        self._before.clear()
+        self._installed = False
         signal.set_wakeup_fd(self._wakeup_before)
-        # Its end is what the thread waits for.
+        # The thread waits for this end.
         self._sending.close()
         if self._watcher is not None:
             self._watcher.stop()
@@ -190,26 +243,6 @@ class Signals:
             self._receiving.close()
         self._async.stop()
         self._async.close()
-
-
-def _is_free(number: signal.Signals) -> bool:
-    """Whether a signal would just end the process.
-
-    Python does not know of handlers in C, as faulthandler has them; the kernel does.
-    """
-    if signal.getsignal(number) is not signal.SIG_DFL:
-        return False
-    try:
-        with open("/proc/self/status", "rb") as file:
-            caught = re.search(rb"^SigCgt:\s*([0-9a-f]+)$", file.read(), re.MULTILINE)
-    except OSError:
-        return False
-    return caught is not None and not int(caught[1], 16) >> (number - 1) & 1
-
-
-def _is_another(note: _Note, first: _Note) -> bool:
-    """Whether a signal asks for more than the first one did."""
-    return note[1] - first[1] >= _ONE_STOP[signal.Signals(note[0])]
 
 
 def _second(number: int) -> str:

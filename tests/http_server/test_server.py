@@ -1,0 +1,207 @@
+"""Test the HTTP server with an app in this process."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+
+from vsgi_fcgi.http.config import HTTPConfig
+from vsgi_fcgi.http.connection import HTTPConnection
+from vsgi_fcgi.http.server import HTTPServer
+
+
+class Lines:
+    """A log."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, message: str, *args: object) -> None:
+        self.lines.append(message % args)
+
+    warning = info
+
+
+class Site:
+    """A server that runs in this thread's hub."""
+
+    def __init__(self, app: Any, **settings: Any) -> None:
+        self.listener = gevent.socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(8)
+        self.address = self.listener.getsockname()
+        self.log = Lines()
+        self.server = HTTPServer([self.listener], app, HTTPConfig(**settings), self.log)
+        self.server.start()
+
+    def connect(self) -> Any:
+        return gevent.socket.create_connection(self.address, 10)
+
+    def ask(self, data: bytes) -> bytes:
+        """Send something; returns all that comes until the connection is closed."""
+        with self.connect() as sock:
+            sock.sendall(data)
+            return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+@contextmanager
+def serving(app: Any, **settings: Any) -> Iterator[Site]:
+    site = Site(app, **settings)
+    try:
+        with gevent.Timeout(20):
+            yield site
+    finally:
+        site.server.stop(1)
+
+
+def wait_for(done: Callable[[], object]) -> None:
+    """Let the server run until something has happened."""
+    with gevent.Timeout(10):
+        while not done():
+            gevent.sleep(0.005)
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+def hello(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Length", "5")])
+    return [b"hello"]
+
+
+def test_an_app_that_fails_is_a_500_and_the_connection_goes_on() -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["HTTP_CONNECTION"] == "close":
+            return hello(environ, start_response)
+        raise RuntimeError("this app fails")
+
+    with serving(app) as site:
+        got = site.ask(GET + b"Connection: x\r\n\r\n" + GET + CLOSE)
+    assert got.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert b"this app" not in got
+    assert got.endswith(b"hello")
+    assert any("RuntimeError: this app fails" in line for line in site.log.lines)
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 20])
+def test_a_body_that_the_app_does_not_read(size: int) -> None:
+    """A short rest is read and dropped; for a long one, the connection is closed."""
+    sent = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    with serving(hello) as site:
+        got = site.ask(sent + GET + CLOSE)
+    # Without a reset, which would destroy the answer.
+    assert got.count(b"HTTP/1.1 200 OK") == (2 if size == 1000 else 1)
+    assert b"Connection: close" in got
+
+
+def test_an_app_that_does_not_want_the_body_of_a_client_that_asks() -> None:
+    sent = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    with serving(hello) as site:
+        got = site.ask(sent)
+    assert got.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Connection: close" in got
+
+
+def test_the_end_of_a_client_ends_an_app_that_waits() -> None:
+    ended: list[str] = []
+
+    class Result:
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"first"
+            gevent.sleep(20)
+
+        def close(self) -> None:
+            ended.append("closed")
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return Result()
+
+    with serving(app) as site:
+        with site.connect() as sock:
+            sock.sendall(GET + b"\r\n")
+            assert b"first" in sock.recv(65536)
+            assert ended == []
+        wait_for(lambda: ended)
+
+
+def test_a_pipelined_request_is_not_taken_for_the_end_of_a_client() -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        gevent.sleep(0.01)
+        return hello(environ, start_response)
+
+    with serving(app) as site:
+        # More than is read at a time, so that some of it stays in the socket.
+        filler = b"X-A: " + b"x" * 10000 + b"\r\n"
+        got = site.ask((GET + filler + b"\r\n") * 5 + GET + CLOSE)
+    assert got.count(b"hello") == 6
+
+
+def test_no_more_connections_than_may_be() -> None:
+    with serving(hello, max_http_connections=1) as site, site.connect() as first:
+        first.sendall(GET + b"\r\n")
+        assert first.recv(65536).endswith(b"hello")
+        with site.connect() as second:
+            second.sendall(GET + CLOSE)
+            second.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                second.recv(65536)
+            first.close()
+            second.settimeout(10)
+            assert second.recv(65536).endswith(b"hello")
+
+
+class Endless:
+    """A client that sends faster than it is read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.over = False
+
+    def shutdown(self, how: int) -> None:
+        """Take note of the end of the answer, and go on."""
+
+    def settimeout(self, seconds: float) -> None:
+        """Never be waited for."""
+
+    def end(self) -> None:
+        self.over = True
+
+    def recv(self, size: int) -> bytes:
+        self.reads += 1
+        return b"" if self.over else bytes(size)
+
+
+def test_a_client_that_sends_on_after_the_last_answer_leaves_the_loop_to_others() -> None:
+    sock = Endless()
+    connection: Any = SimpleNamespace(_sock=sock, buffer=bytearray())
+    gevent.spawn(sock.end)
+    # Only this method reads after the last response. A real client cannot send without a pause.
+    HTTPConnection._linger(connection)
+    assert sock.reads < 5
+
+
+def test_a_listener_that_is_shut_down_is_logged_once_and_costs_nothing() -> None:
+    with serving(hello) as site:
+        site.listener.shutdown(socket.SHUT_RD)
+        wait_for(lambda: site.log.lines)
+        assert site.log.lines == [
+            "cannot accept HTTP connections: [Errno 22] Invalid argument; trying again"
+        ]
+        # That it does not spin can be seen in its watcher alone, without measuring CPU.
+        server: Any = site.server._servers[0]
+        # It waits for a timer, and not for the socket, which is always readable.
+        assert server._watcher is None
+        assert server._timer is not None
+        # It tries again.
+        site.listener.listen(8)
+        site.address = site.listener.getsockname()
+        assert site.ask(GET + CLOSE).endswith(b"hello")

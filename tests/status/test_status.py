@@ -1,0 +1,277 @@
+"""Test ``--status-bind`` as a monitor, a browser and a container platform use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from support.chrome import chrome
+from support.commands import complaint, run_command
+from support.fcgi.peer import Client
+from support.processes import Process, ProcessGroup, free_port, wait_until
+
+TESTS = Path(__file__).parents[1]
+
+
+@dataclass
+class Site:
+    """A server with a status."""
+
+    port: int
+    address: str
+    process: Process
+
+    def get(self, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request("GET", path, headers={"Host": host})
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def report(self) -> dict[str, Any]:
+        status, text = self.get("/json")
+        assert status == 200
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+
+def serve(folder: Path, group: ProcessGroup, *options: str) -> Site:
+    port, address = free_port(), str(folder / "app.sock")
+    process = group.start(
+        [
+            *(sys.executable, "-m", "vsgi_fcgi", "apps.stuck:app", "--bind", f"unix:{address}"),
+            *("--status-bind", f"127.0.0.1:{port}", *options),
+        ],
+        name="server",
+        cwd=TESTS,
+    )
+    process.wait_for_log("serving the status on")
+    return Site(port, address, process)
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[ProcessGroup]:
+    with ProcessGroup(tmp_path) as group:
+        yield group
+
+
+def test_the_status_is_answered_while_all_threads_are_stuck(
+    tmp_path: Path, group: ProcessGroup
+) -> None:
+    site = serve(tmp_path, group, "--threads", "2", "--graceful-timeout", "0.1")
+    with Client(site.address) as client:
+        path = "/stuck?<script>alert(1)</script>"
+        for id in range(1, 4):
+            client.ask(id, path, more={"REMOTE_ADDR": "192.0.2.7"})
+        wait_until(lambda: site.report()["now"]["busy"] == 2, "two stuck requests")
+        report = site.report()
+        assert report["now"]["queued"] == 1
+        assert report["now"]["multiplexed_connections"] == 1
+        (first, _) = report["requests"]
+        assert (first["method"], first["target"], first["client"]) == ("GET", path, "192.0.2.7")
+        assert first["process"] == site.process.pid
+        status, stack = site.get(f"/stack?id={first['id']}")
+        assert status == 200
+        # The stack ends where the thread waits.
+        assert stack.rstrip().splitlines()[-2].endswith("in wait_for_ever")
+        assert site.get("/stacks")[1].count("in wait_for_ever") == 2
+        status, page = site.get("/")
+        assert status == 200
+        assert "&lt;script&gt;alert" in page
+        assert "<script>alert" not in page
+        assert site.get("/ready") == (200, "ready\n")
+        assert site.get("/alive") == (200, "alive\n")
+
+
+def test_figures_count_requests_and_not_connections(tmp_path: Path, group: ProcessGroup) -> None:
+    site = serve(tmp_path, group)
+    idle = [Client(site.address) for _ in range(3)]
+    with Client(site.address) as client:
+        for _ in range(5):
+            client.get("/quick")
+        client.get("/upload", b"x" * 1000)
+        client.get("/broken")
+        client.start(1, length=-5)
+        assert client.answer(1).status == 400
+    report = site.report()
+    assert report["now"]["busy"] == 0
+    assert report["now"]["connections"] >= 3
+    assert (report["responses"]["2xx"], report["responses"]["5xx"]) == (6, 1)
+    assert report["refused"]["400"] == 1
+    assert report["totals"]["received_bytes"] == 1000
+    assert report["run_time"]["count"] == report["queue_wait"]["count"] == 7
+    assert report["history"][-1]["requests"] + report["history"][-2]["requests"] == 7
+    for each in idle:
+        each.close()
+
+
+def test_metrics_are_what_prometheus_reads(tmp_path: Path, group: ProcessGroup) -> None:
+    site = serve(tmp_path, group)
+    with Client(site.address) as client:
+        client.get("/quick")
+        client.get("/broken")
+    status, text = site.get("/metrics")
+    assert status == 200
+    parsed: Any = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    families = {family.name: family for family in parsed}
+    responses = {
+        sample.labels["class"]: sample.value for sample in families["vsgi_fcgi_responses"].samples
+    }
+    assert (responses["2xx"], responses["5xx"]) == (1, 1)
+    (count,) = (
+        sample.value
+        for sample in families["vsgi_fcgi_run_time_seconds"].samples
+        if sample.name.endswith("_count")
+    )
+    assert count == 2
+
+
+def test_a_name_that_another_site_made_point_here_gets_nothing(
+    tmp_path: Path, group: ProcessGroup
+) -> None:
+    site = serve(tmp_path, group)
+    assert site.get("/json", host="evil.example")[0] == 403
+    assert site.get("/json", host=f"localhost:{site.port}")[0] == 200
+    assert site.get("/other")[0] == 404
+
+
+def test_a_unix_socket(tmp_path: Path, group: ProcessGroup) -> None:
+    path = tmp_path / "status.sock"
+    serve(tmp_path, group, "--status-bind", f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(str(path))
+        sock.sendall(b"GET /alive HTTP/1.0\r\n\r\n")
+        data = b""
+        while piece := sock.recv(4096):
+            data += piece
+    assert data.endswith(b"\r\n\r\nalive\n")
+
+
+def test_a_server_that_stops_is_not_ready(tmp_path: Path, group: ProcessGroup) -> None:
+    site = serve(tmp_path, group, "--graceful-timeout", "20")
+    with Client(site.address) as client:
+        client.ask(1, "/stuck")
+        wait_until(lambda: site.report()["now"]["busy"], "the request")
+        site.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: site.get("/ready")[0] == 503, "the stop")
+        assert site.get("/alive")[0] == 200
+        assert site.report()["processes"][0]["state"] == "stopping"
+        site.process.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.live
+def test_the_page_in_a_browser(tmp_path: Path, group: ProcessGroup) -> None:
+    site = serve(tmp_path, group, "--slow-request", "0.1")
+    with Client(site.address) as client, chrome(group) as browser:
+
+        def text(selector: str) -> str:
+            found: str = browser.evaluate(f"document.querySelector('{selector}').innerText")
+            return found
+
+        browser.open(f"http://127.0.0.1:{site.port}/")
+        assert "No request runs" in text("main")
+        client.ask(1, "/stuck?<b>&'\"")
+        # The page updates itself.
+        wait_until(
+            lambda: "/stuck?<b>&'\"" in text("main"),
+            "the request on the page",
+        )
+        wait_until(lambda: "slow" in text("td"), "slow")
+        browser.evaluate("document.querySelector('a.button').click()")
+        wait_until(
+            lambda: "wait_for_ever" in text("dialog"),
+            "the stack",
+        )
+        # On a phone, nothing is wider than the screen.
+        size = {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": True}
+        browser.call("Emulation.setDeviceMetricsOverride", **size)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+        colours = set()
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.call("Emulation.setEmulatedMedia", features=features)
+            colours.add(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert colours == {"rgb(255, 255, 255)", "rgb(13, 17, 23)"}
+        assert browser.complaints == []
+        # Without JavaScript, the page has the same tables, and updates itself.
+        browser.call("Emulation.setScriptExecutionDisabled", value=True)
+        _, page = site.get("/")
+        assert re.search(r'<noscript><meta http-equiv="refresh"', page)
+        site.process.send_signal(signal.SIGKILL)
+
+
+def test_each_process_tells_about_all(tmp_path: Path, group: ProcessGroup) -> None:
+    site = serve(tmp_path, group, "--processes", "2", "--threads", "1", "--graceful-timeout", "1")
+
+    def pids() -> set[int]:
+        report = site.report()
+        return {each["pid"] for each in report["processes"] if each["state"] == "serving"}
+
+    before = wait_until(lambda: len(pids()) == 2 and pids(), "two processes")
+    clients: list[Client] = []
+    try:
+        for _ in range(4):
+            clients.append(Client(site.address))
+            clients[-1].get("/quick")
+
+        def are_stuck() -> bool:
+            # Either process may accept a connection, so the next one may reach the other process.
+            clients.append(Client(site.address))
+            clients[-1].ask(1, "/stuck")
+            return bool(site.report()["now"]["busy"] == 2)
+
+        wait_until(are_stuck, "all threads are stuck")
+        # Each process publishes the stacks of its long requests for the others.
+        wait_until(lambda: all(each["stack"] for each in site.report()["requests"]), "the stacks")
+        report = site.report()
+        assert {each["process"] for each in report["requests"]} == before
+        assert len(report["requests"]) == 2
+        assert report["responses"]["2xx"] == 4
+        # The figures of a process that has ended are kept.
+        victim = min(before)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(pids()) == 2 and victim not in pids(), "a new process")
+        report = site.report()
+        assert report["responses"]["2xx"] == 4
+        assert report["totals"]["worker_deaths"] == 1
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_the_commands_show_what_runs_in_a_terminal(tmp_path: Path, group: ProcessGroup) -> None:
+    site = serve(tmp_path, group, "--threads", "1")
+    address = f"127.0.0.1:{site.port}"
+    with Client(site.address) as client:
+        client.get("/quick")
+        client.ask(1, "/stuck?\x1b[31m" + "x" * 100)
+        wait_until(lambda: site.report()["now"]["busy"], "the stuck request")
+        shown = run_command(tmp_path, "status", address)
+        assert shown.status == 0, shown.err
+        assert "1 of 1 workers busy" in shown.out
+        assert r"GET /stuck?\x1b[31mxxx" in shown.out
+        assert max(map(len, shown.out.splitlines())) <= 80
+        found = json.loads(run_command(tmp_path, "status", address, "--json").out)
+        assert found["responses"]["2xx"] == 1
+        # The address may come from the configuration file of the server.
+        (tmp_path / "site.toml").write_text(f'status-bind = "{address}"\n')
+        stacks = run_command(tmp_path, "stacks", "--config", "site.toml").out
+        assert "in wait_for_ever" in stacks
+        site.process.send_signal(signal.SIGKILL)
+    site.process.wait(20)
+    assert "cannot be read: " in complaint(tmp_path, "status", address)
+    assert "ADDRESS is missing" in complaint(tmp_path, "stacks")

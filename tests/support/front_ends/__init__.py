@@ -1,0 +1,1 @@
+"""Real web servers, and the apps behind them."""

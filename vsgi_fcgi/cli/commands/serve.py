@@ -1,0 +1,348 @@
+"""The server: from its command line to a running process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vsgi_fcgi.addresses import Address
+from vsgi_fcgi.children import give_up_in_children
+from vsgi_fcgi.cli.app_loader import load_app, parse_app_name
+from vsgi_fcgi.cli.commands.debugger import allow_debugger, with_debugger
+from vsgi_fcgi.cli.commands.listeners import addresses_of, open_http, open_status, split
+from vsgi_fcgi.cli.log_setup import configure_logging
+from vsgi_fcgi.cli.own_process import OwnProcess, apply_umask_and_chdir, stopped_early
+from vsgi_fcgi.cli.settings.command_line import PROGRAM, CommandLine
+from vsgi_fcgi.cli.settings.options import Options
+from vsgi_fcgi.cli.settings.resolve import Configuration, resolve
+from vsgi_fcgi.descriptors import open_standard
+from vsgi_fcgi.exceptions import UsageError
+from vsgi_fcgi.listen.listeners import Listener, forget_sockets, open_listeners
+from vsgi_fcgi.server.cgi import NO_RESPONDER, CGIHandler, is_cgi
+from vsgi_fcgi.server.early_signals import EarlySignals, Stopped
+from vsgi_fcgi.server.roles import Apps
+from vsgi_fcgi.supervisor.child import Supervised, supervised
+from vsgi_fcgi.supervisor.process import starting_folder
+from vsgi_fcgi.transport.monkey_patching import check_patching
+from vsgi_fcgi.wsgi.response import App
+
+if TYPE_CHECKING:
+    from vsgi_fcgi.server.server import Server
+    from vsgi_fcgi.status.scoreboard import Scoreboard
+
+# The apps, one for each FastCGI role that is served
+
+
+def app_names(options: Options) -> dict[str, str]:
+    """Return the names of the apps, by the fields of `Apps`.
+
+    Raises:
+        AppLoadError: a name has the wrong form.
+    """
+    roles = {
+        "responder": options.app,
+        "authorizer": options.authorizer,
+        "filter": options.filter,
+    }
+    names = {role: name for role, name in roles.items() if name is not None}
+    for name in names.values():
+        parse_app_name(name)
+    return names
+
+
+def load_apps(names: dict[str, str]) -> Apps:
+    """Import all apps.
+
+    Args:
+        names: the names from `app_names`.
+
+    Raises:
+        AppLoadError: an app does not exist, or its code failed.
+    """
+    return Apps(**{role: load_app(name) for role, name in names.items()})
+
+
+def same_for_all(names: dict[str, str], app: App) -> Apps:
+    """Return `Apps` with one app in all roles that are served."""
+    return Apps(**dict.fromkeys(names, app))
+
+
+def debugged(apps: Apps) -> Apps:
+    """Return the apps inside the debugger, except the authorizer.
+
+    The debugger answers some requests itself, such as those for its style sheet, with status 200.
+    From an authorizer, that status would grant access to everyone.
+    """
+    around = {
+        role: with_debugger(app)
+        for role, app in (("responder", apps.responder), ("filter", apps.filter))
+        if app is not None
+    }
+    return Apps(authorizer=apps.authorizer, **around)
+
+
+_MORE_PROCESSES = 16
+"""Processes that the status can show in addition to four times the number of processes."""
+
+_DEMONSTRATION = "vsgi_fcgi.demo:app"
+
+
+def serve(line: CommandLine) -> int:
+    """Serve an app until a signal stops the server, and return the exit status.
+
+    Args:
+        line: the command line, of the command `SERVE`.
+
+    Raises:
+        UsageError: the server cannot do what the command line asks for.
+    """
+    under_cgi = is_cgi(os.environ)
+    # Not None in the processes that a supervisor starts.
+    child = supervised(os.environ)
+    configuration = resolve(line, os.environ)
+    if line.action == "print_config":
+        sys.stdout.write(configuration.as_toml())
+        return 0
+    options = configuration.options
+    if options.app is None and options.http:
+        options = replace(options, app=_DEMONSTRATION)
+    names = app_names(options)
+    if not names:
+        raise UsageError(f"APP is missing; name an app, as in {PROGRAM} mysite.wsgi, or see --help")
+    if options.static and not options.http:
+        raise UsageError("--static needs --http; a web server must serve the files itself")
+    if options.processes is not None and (options.reload or options.debug):
+        name = "--reload" if options.reload else "--debug"
+        raise UsageError(f"{name} needs a single process; leave out --processes")
+    if options.preload and options.processes is None:
+        raise UsageError("--preload needs --processes")
+    addresses = addresses_of(options, default=not options.http)
+    started_in = starting_folder()
+    options = apply_umask_and_chdir(options)
+    folder = _working_folder()
+    if folder is not None:
+        # First, as `python -m` does. A console script has the folder of the script there.
+        sys.path.insert(0, folder)
+    if child is not None:
+        # The supervisor has written the pid file, and has changed the user.
+        options = replace(options, pid_file=None, user=None, group=None)
+    process = OwnProcess(options)
+    if line.action == "check_config":
+        return _check(configuration, options, names)
+    if under_cgi and child is None and not options.names_an_address and not options.http:
+        return _answer(options)
+    # For other programs that call this, and for a CGI program whose options name an address.
+    open_standard()
+    process.check_rights()
+    early = EarlySignals(options.graceful_timeout)
+    early.at_exit.append(process.clean_up)
+    is_template = child is not None and child.is_template
+    if not is_template:
+        early.install()
+    try:
+        return _open_and_serve(addresses, process, options, names, child, early, started_in)
+    finally:
+        early.close()
+
+
+def _open_and_serve(
+    addresses: Sequence[Address],
+    process: OwnProcess,
+    options: Options,
+    names: dict[str, str],
+    child: Supervised | None,
+    early: EarlySignals,
+    started_in: str | None,
+) -> int:
+    # Listening comes first. A web server that connects early then waits in the backlog instead of
+    # being refused, and descriptor 0 is moved before a child process of the app can inherit it.
+    listeners = [] if child is None else child.listeners
+    try:
+        if child is None:
+            listeners = open_listeners(addresses, options.backlog, process.socket_ownership)
+            listeners += open_http(options.http, options.backlog)
+            listeners += open_status(options.status_bind, options.backlog, process.socket_ownership)
+        if child is None or not child.is_template:
+            # From here on, code of the app runs, which may fork during its import.
+            _give_up_in_children(listeners, early)
+        forget_sockets(os.environ)
+        if options.debug:
+            allow_debugger(listeners, os.environ)
+        if child is None and (options.reload or options.processes is not None):
+            return _supervise(process, listeners, options, started_in)
+        return _serve_on(listeners, process, options, names, child, early)
+    except Stopped as stop:
+        return stopped_early(stop, listeners, options)
+    finally:
+        # The server has already closed them, unless an error or Ctrl-C ended the loading of the
+        # app. The socket files must not stay behind.
+        for listener in listeners:
+            listener.close()
+        process.clean_up()
+
+
+def _give_up_in_children(listeners: Sequence[Listener], early: EarlySignals) -> None:
+    for listener in listeners:
+        give_up_in_children(listener)
+        early.at_exit.append(listener.unlink)
+
+
+def _supervise(
+    process: OwnProcess, listeners: Sequence[Listener], options: Options, folder: str | None
+) -> int:
+    """Serve in other processes, which this one starts and replaces."""
+    configure_logging(options)
+    process.set_up()
+    options.check_spool_dir()
+    if options.reload:
+        from vsgi_fcgi.supervisor.reload import supervise_and_watch
+
+        extra = options.reload_extra
+        return supervise_and_watch(listeners, extra, options.graceful_timeout, folder)
+    from vsgi_fcgi.supervisor.supervisor import supervise
+
+    board = _make_scoreboard(options)
+    return supervise(listeners, options, options.graceful_timeout, folder, board)
+
+
+def _serve_on(
+    listeners: Sequence[Listener],
+    process: OwnProcess,
+    options: Options,
+    names: dict[str, str],
+    child: Supervised | None,
+    early: EarlySignals,
+) -> int:
+    # Imported before the app can monkey-patch the modules from which the server imports names.
+    from gevent import reinit
+
+    from vsgi_fcgi.server.server import Server
+
+    process.set_up()
+    if child is not None and not child.is_template:
+        child.start()
+    apps, options = _load(options, names, child)
+    if child is not None and child.is_template:
+        child.fork()
+        # From here on, this is a process of its own.
+        reinit()
+        early.install()
+        _give_up_in_children(listeners, early)
+    else:
+        # What the imports have made stays for good: the garbage collector need not look at it.
+        gc.freeze()
+    server = Server(apps.responder, authorizer=apps.authorizer, filter=apps.filter, config=options)
+    http, status, fastcgi = split(listeners)
+    server.add_listeners(fastcgi)
+    server.at_exit.append(process.clean_up)
+    if child is not None:
+        child.accompany(server)
+    if status or options.status_path is not None:
+        _serve_status(status, server, options, child)
+    if not http:
+        return server.run(process_ends=True)
+    from vsgi_fcgi.cli.commands.http_front import HTTPFront
+
+    front = HTTPFront(http, server, options)
+    try:
+        return server.run(process_ends=True)
+    finally:
+        front.remove()
+
+
+def _serve_status(
+    listeners: Sequence[Listener], server: Server, options: Options, child: Supervised | None
+) -> None:
+    from vsgi_fcgi.status.scoreboard import Scoreboard
+
+    if child is not None and child.scoreboard is not None:
+        board = Scoreboard(child.scoreboard)
+        index = board.claim()
+        if index is not None:
+            server.scoreboard = board, index
+    if server.scoreboard is None:
+        server.scoreboard = Scoreboard(requests=_shown_requests(options)), 0
+    if listeners:
+        from vsgi_fcgi.cli.commands.status_front import StatusFront
+
+        StatusFront(listeners, server, options)
+
+
+def _make_scoreboard(options: Options) -> Scoreboard | None:
+    """Make the scoreboard of all processes, if the status is served."""
+    if not options.status_bind and options.status_path is None:
+        return None
+    from vsgi_fcgi.status.scoreboard import Scoreboard
+
+    # Also for old processes during a reload, and some more for SIGTTIN.
+    processes = 4 * options.process_count + _MORE_PROCESSES
+    return Scoreboard(Scoreboard.create(processes, _shown_requests(options)))
+
+
+def _shown_requests(options: Options) -> int:
+    return options.threads + options.max_stuck_threads
+
+
+def _answer(options: Options) -> int:
+    """Answer the single request of a CGI program.
+
+    The process belongs to the web server, so --user, --pid-file and --access-log have no effect.
+    """
+    if options.app is None:
+        raise UsageError(NO_RESPONDER)
+    # Made before the app is loaded, which may print to stdout.
+    handler = CGIHandler(options)
+    app = load_app(options.app)
+    configure_logging(options)
+    return handler.serve(app)
+
+
+def _load(
+    options: Options, names: dict[str, str], child: Supervised | None
+) -> tuple[Apps, Options]:
+    """Return the apps, and the settings to serve them with.
+
+    Under ``--reload``, a page with the error replaces an app that cannot be loaded.
+
+    Raises:
+        UsageError: an app cannot be loaded.
+    """
+    try:
+        apps = load_apps(names)
+        check_patching(options.worker)
+    except UsageError as error:
+        if child is None or not options.reload:
+            raise
+        configure_logging(options)
+        # In the main context, as the app may have patched `threading` before it failed.
+        options = replace(options, worker="main", request_timeout=None)
+        return same_for_all(names, child.stand_in(error)), options
+    # After the apps, which may have set up logging themselves.
+    configure_logging(options)
+    if options.debug:
+        apps = debugged(apps)
+    return apps, options
+
+
+def _check(configuration: Configuration, options: Options, names: dict[str, str]) -> int:
+    """Load the apps and print the settings, for ``--check-config``."""
+    load_apps(names)
+    check_patching(options.worker)
+    options.check_worker()
+    options.check_spool_dir()
+    configure_logging(options)
+    loaded = "The app was loaded" if len(names) == 1 else "The apps were loaded"
+    sys.stdout.write(configuration.checked(f"{loaded}, and the settings are valid."))
+    return 0
+
+
+def _working_folder() -> str | None:
+    """Return the working directory, or None if it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,195 @@
+"""``vsgi-fcgi status`` and ``stacks``: what a running server does, in a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+from vsgi_fcgi.addresses import InetAddress, UnixAddress, parse_bind
+from vsgi_fcgi.cli.settings.command_line import PROGRAM, CommandLine, parse
+from vsgi_fcgi.cli.settings.resolve import resolve
+from vsgi_fcgi.exceptions import UsageError
+from vsgi_fcgi.log.handlers import escape_controls
+from vsgi_fcgi.settings import setting
+from vsgi_fcgi.status.page import duration, size
+
+_TIMEOUT = 10.0
+"""Seconds in which the server must respond."""
+
+_INTERVAL = 2.0
+"""Seconds between two updates with ``--watch``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StacksOptions:
+    """Options of both commands."""
+
+    status_address: str | None = setting(
+        None,
+        "HOST:PORT or unix:PATH of the server's --status-bind",
+        group="app",
+        metavar="ADDRESS",
+        default_text="the one in the environment or the configuration file",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(StacksOptions):
+    """Options of ``status``."""
+
+    json: bool = setting(False, "print the data as JSON", group="status")
+    watch: bool = setting(False, "update the output every two seconds", group="status")
+
+
+def status(line: CommandLine) -> int:
+    """Print what a server does, and return the exit status: 0 if it serves."""
+    options = resolve(line, os.environ).options
+    connect = _Connector(_address(options, line))
+    while True:
+        text = connect.get("/json")
+        report = json.loads(text)
+        if options.json:
+            output = text
+        else:
+            width = shutil.get_terminal_size().columns
+            output = "\n".join(_lines(report, width, sys.stdout.isatty())) + "\n"
+        if not options.watch:
+            sys.stdout.write(output)
+            return 0 if report["serving"] else 1
+        # The cursor goes to the upper left corner, and the rest of the screen is cleared.
+        clear = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
+        sys.stdout.write(clear + output)
+        sys.stdout.flush()
+        try:
+            time.sleep(_INTERVAL)
+        except KeyboardInterrupt:
+            return 0
+
+
+def stacks(line: CommandLine) -> int:
+    """Print the stacks of all workers of a server."""
+    options = resolve(line, os.environ).options
+    text = _Connector(_address(options, line)).get("/stacks")
+    sys.stdout.write("\n".join(map(escape_controls, text.split("\n"))))
+    return 0
+
+
+def _address(options: StacksOptions, line: CommandLine) -> InetAddress | UnixAddress:
+    text = options.status_address
+    if text is None:
+        words = [] if line.config is None else ["--config", line.config]
+        found = resolve(parse(words), os.environ).options.status_bind
+        if not found:
+            raise UsageError(
+                "ADDRESS is missing; name the address of the server's --status-bind, as in"
+                f" {PROGRAM} status 127.0.0.1:9100"
+            )
+        text = found[0]
+    address = parse_bind(text)
+    if not isinstance(address, (InetAddress, UnixAddress)):
+        raise UsageError(f"{text} is not the address of a status; write HOST:PORT or unix:PATH")
+    return address
+
+
+class _Connector:
+    """Sends requests to the status of a server."""
+
+    def __init__(self, address: InetAddress | UnixAddress) -> None:
+        self._address = address
+
+    def get(self, path: str) -> str:
+        """Return the body of a response.
+
+        Raises:
+            UsageError: the server does not respond.
+        """
+        address = self._address
+        try:
+            if isinstance(address, UnixAddress):
+                connection = HTTPConnection("localhost", timeout=_TIMEOUT)
+                connection.sock = socket.socket(socket.AF_UNIX)
+                connection.sock.settimeout(_TIMEOUT)
+                connection.sock.connect(address.path)
+            else:
+                connection = HTTPConnection(address.host, address.port, timeout=_TIMEOUT)
+            connection.request("GET", path)
+            response = connection.getresponse()
+            text = response.read().decode()
+            connection.close()
+        except (OSError, HTTPException) as error:
+            raise UsageError(
+                f"{address}: the status cannot be read: {error or 'no response'};"
+                " check the server's --status-bind"
+            ) from error
+        if response.status != 200:
+            raise UsageError(f"{address}: the response is {response.status} {response.reason}")
+        return text
+
+
+def _lines(report: dict[str, Any], width: int, colours: bool) -> list[str]:
+    """Return the lines of a report, none of which is wider than the terminal."""
+    now, recent, totals = report["now"], report["last_minute"], report["totals"]
+    state = "serving" if report["serving"] else "not serving"
+    lines = [
+        f"vsgi_fcgi {report['version']} is {state}: {recent['requests'] / 60:.1f} requests/s, "
+        f"p95 {duration(recent['p95'])}",
+        f"{now['busy']} of {now['threads']} workers busy, {now['queued']} requests wait, "
+        f"{now['connections']} connections ({now['idle_connections']} idle)",
+        f"5xx {report['responses']['5xx']}, slow {totals['slow']}, "
+        f"timeouts {totals['request_timeouts'] + totals['queue_timeouts']}, "
+        f"refused {sum(report['refused'].values())}, given up {totals['aborted']}",
+        "",
+    ]
+    bold = {len(lines)}
+    rows: list[tuple[str, ...]] = [
+        (
+            str(each["pid"]),
+            each["state"],
+            duration(each["uptime"]),
+            str(each["requests"]),
+            f"{each['busy']}/{each['threads']}",
+            str(each["queued"]),
+            size(each["resident_bytes"]),
+            duration(each["cpu"]),
+        )
+        for each in report["processes"]
+    ]
+    names = ("PROCESS", "STATE", "UP", "REQUESTS", "BUSY", "WAIT", "MEMORY", "CPU")
+    lines += _columns([names, *rows])
+    if report["requests"]:
+        lines.append("")
+        bold.add(len(lines))
+        rows = [
+            (
+                duration(each["run"]),
+                duration(each["queued"]),
+                str(each["process"]),
+                each["client"],
+                escape_controls(f"{each['method']} {each['target']}"),
+            )
+            for each in report["requests"]
+        ]
+        lines += _columns([("RUNS FOR", "WAITED", "PROCESS", "CLIENT", "REQUEST"), *rows])
+    lines = [text if len(text) <= width else text[: width - 1] + "…" for text in lines]
+    if colours:
+        lines = [
+            f"\x1b[1m{text}\x1b[0m" if number in bold or not number else text
+            for number, text in enumerate(lines)
+        ]
+    return lines
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

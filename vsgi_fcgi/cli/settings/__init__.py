@@ -1,0 +1,1 @@
+"""Settings: their sources (command line, environment, file), their help and the manual page."""

@@ -1,0 +1,1 @@
+"""Listening sockets (TCP, UNIX and inherited ones) and access to them."""

@@ -1,0 +1,1 @@
+"""The relay: FastCGI in, multiplexed FastCGI out."""

@@ -1,0 +1,1 @@
+"""Workers run the app: native threads, or the main context itself."""

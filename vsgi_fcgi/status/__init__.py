@@ -1,0 +1,1 @@
+"""What a running server does: shared memory that each process fills, and the pages made of it."""

@@ -1,0 +1,336 @@
+"""The supervisor, as a process that it has started sees it."""
+
+from __future__ import annotations
+
+import _socket  # never monkey-patched; see `vsgi_fcgi.listen.listeners`
+import _thread
+import errno
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, Protocol
+
+from vsgi_fcgi.addresses import DescriptorAddress
+from vsgi_fcgi.exceptions import AppLoadError, UsageError
+from vsgi_fcgi.listen.listeners import Listener, open_listener
+from vsgi_fcgi.listen.sharing import Sharing
+from vsgi_fcgi.supervisor.messages import (
+    MESSAGE_SIZE,
+    Message,
+    close_all,
+    receive,
+    send,
+)
+from vsgi_fcgi.supervisor.watched import ErrorPage, files_of_error, imported_files
+from vsgi_fcgi.supervisor.watcher import MAX_FILES, Stamp, stamp_since
+
+SUPERVISED_VARIABLE = "VSGI_FCGI_SUPERVISED"
+"""Environment variable with the descriptors that a process gets from the supervisor, as JSON."""
+
+_INTERVAL = 1.0
+"""Seconds between two checks for newly imported modules, under ``--reload``."""
+
+_MAX_PATHS = MESSAGE_SIZE // 2
+"""Bytes of paths in a message. JSON may make them longer."""
+
+_logger = logging.getLogger("vsgi_fcgi.supervisor")
+
+
+class Served(Protocol):
+    """The server, as this module uses it."""
+
+    at_start: list[Callable[[], object]]
+    supervisor: Any
+
+    def end(self, grace: float | None) -> None:
+        """Stop. Callable from any thread."""
+
+    def retire(self) -> None:
+        """Stop accepting, and stop when all requests have ended. Callable from any thread."""
+
+    def take_over(self, fd: int, state: Message) -> None:
+        """Take over a connection from a process that retires. Callable from any thread."""
+
+
+class Supervised:
+    """Follows the supervisor's messages, and reports to it. Stops this process when it ends.
+
+    Args:
+        control: the socket to the supervisor.
+        listeners: the listening sockets of the supervisor.
+        inherited: for each listener, whether the supervisor was started with it.
+        watched: whether the supervisor watches the files that the app has imported.
+        is_template: whether this process only loads the app, for `fork`.
+        table: the descriptor of the table for `Sharing`, and the slot of this process.
+
+    Attributes:
+        listeners: the listening sockets of the supervisor.
+        is_template: whether this process only loads the app, for `fork`.
+        sharing: the numbers of connections of all processes.
+        scoreboard: the descriptor of the scoreboard of all processes; None if there is none.
+    """
+
+    def __init__(
+        self,
+        control: _socket.socket,
+        listeners: list[Listener],
+        inherited: list[bool],
+        watched: bool,
+        is_template: bool,
+        table: tuple[int, int],
+        scoreboard: int | None = None,
+    ) -> None:
+        self.sharing = Sharing(*table)
+        self.scoreboard = scoreboard
+        self.listeners = listeners
+        self.is_template = is_template
+        self._inherited = inherited
+        self._watched = watched
+        self._control = control
+        self._control.settimeout(_INTERVAL if watched else None)
+        self._state = "loading"
+        self._lock = _thread.allocate_lock()
+        self._told: set[str] = set()
+        self._modules = 0
+        self._looked = time.time()
+        self._server: Served | None = None
+        # What the supervisor has asked for before the server ran.
+        self._waiting: Message | None = None
+        self._alone = False
+
+    def start(self) -> None:
+        """Start to report. Call it before the app is loaded, because the import may hang.
+
+        Raises:
+            UsageError: this host allows no more threads.
+        """
+        # Not with `threading`: an app cannot monkey-patch it after a thread was started.
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError as error:
+            raise UsageError(
+                "a process needs a thread for its supervisor, but this host allows no more;"
+                " lower --processes or --threads"
+            ) from error
+
+    def fork(self) -> None:
+        """Fork a process whenever the supervisor asks for one. Returns in each of these processes.
+
+        Call this when the app is loaded. The memory of the app is shared until it is written to.
+        """
+        gc.collect()
+        # The collector would write to every object, and each process would get its own copy.
+        gc.freeze()
+        self._state = "serving"
+        self._tell()
+        while True:
+            found = receive(self._control)
+            if found is None or found[0]["do"] != "fork":
+                os._exit(0)
+            message, (fd,) = found
+            between = os.fork()
+            if not between:
+                # A process without a parent becomes a child of the supervisor.
+                if os.fork():
+                    os._exit(0)
+                break
+            os.waitpid(between, 0)
+            os.close(fd)
+        self.sharing.slot = message["slot"]
+        self._control.close()
+        self._control = _socket.socket(fileno=fd)
+        self._state = "loading"
+        self._send({"state": self._state, "files": {}, "pid": os.getpid()})
+        self.start()
+
+    def stand_in(self, error: UsageError) -> ErrorPage:
+        """Log why the app could not be loaded, and return a page that says so.
+
+        Args:
+            error: the exception of `load_app`.
+
+        Returns:
+            The app to serve instead.
+        """
+        traceback = error.traceback if isinstance(error, AppLoadError) else ""
+        _logger.error("%s%s", traceback, error)
+        self._state = "failed"
+        self._tell(files_of_error(error))
+        return ErrorPage(error)
+
+    def accompany(self, server: Served) -> None:
+        """Report when the server accepts connections, and stop it when the supervisor says so."""
+
+        def serving() -> None:
+            for listener, inherited in zip(self.listeners, self._inherited, strict=True):
+                # A stop of all processes must serve the connections in the backlog.
+                listener.inherited = inherited
+            with self._lock:
+                self._server = server
+            if self._waiting is not None:
+                # The signal for it may have come when the server handled signals already. For the
+                # server it is a wish to be replaced, which the supervisor does not need any more.
+                self._follow(self._waiting, [])
+            if self._state == "loading":
+                self._state = "serving"
+            self._tell()
+
+        server.at_start.append(serving)
+        server.supervisor = self
+
+    def leave(self, reason: str) -> bool:
+        """Ask for a replacement.
+
+        Returns:
+            False if there is no supervisor any more.
+        """
+        return not self._alone and self._send({"leave": reason})
+
+    def idle(self, is_idle: bool) -> bool:
+        """Report whether this process has nothing to do.
+
+        Returns:
+            False if there is no supervisor any more.
+        """
+        return not self._alone and self._send({"idle": is_idle})
+
+    def pass_on(self, fd: int, state: Message) -> bool:
+        """Hand a connection over to another process.
+
+        Args:
+            fd: its descriptor.
+            state: what the other process must know.
+
+        Returns:
+            False if it must be tried again later.
+
+        Raises:
+            OSError: there is no supervisor any more.
+        """
+        try:
+            send(self._control, {"connection": state}, (fd,))
+        except OSError as error:
+            # ETOOMANYREFS: this user has too many descriptors on their way.
+            if error.errno in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS):
+                return False
+            raise
+        return True
+
+    def _send(self, message: Message) -> bool:
+        try:
+            send(self._control, message)
+        except OSError:
+            # The supervisor has ended or is stopped.
+            return False
+        return True
+
+    # Messages from the supervisor, in a native thread
+
+    def _run(self) -> None:
+        """Follow messages until the supervisor ends."""
+        try:
+            while True:
+                try:
+                    found = receive(self._control)
+                except TimeoutError:
+                    if len(sys.modules) != self._modules:
+                        self._tell()
+                    continue
+                if found is None:
+                    break
+                self._follow(*found)
+        except OSError as error:
+            _logger.debug("the supervisor cannot be reached: %s", error)
+        self._alone = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _follow(self, message: Message, fds: list[int]) -> None:
+        with self._lock:
+            server = self._server
+            if server is None and "do" in message:
+                self._waiting = message
+        if "connection" in message:
+            if server is None:
+                close_all(fds)
+            else:
+                server.take_over(fds[0], message["connection"])
+        elif server is None:
+            # It is still loading the app. This interrupts the import.
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif message["do"] == "stop":
+            server.end(message["grace"])
+        elif message["do"] == "retire":
+            server.retire()
+
+    # Imported files
+
+    def _tell(self, more: Iterable[str] = ()) -> None:
+        """Send the state, and the files that the supervisor does not know yet."""
+        if not self._watched:
+            self._send({"state": self._state, "files": {}})
+            return
+        with self._lock:
+            looked, self._modules = time.time(), len(sys.modules)
+            paths = {path for path in (*imported_files(), *more) if path not in self._told}
+            files: dict[str, Stamp | None] = {}
+            room = _MAX_PATHS
+            for path in sorted(paths)[: MAX_FILES - len(self._told)]:
+                files[path] = stamp_since(path, self._looked)
+                room -= len(path) + 80
+                if room < 0:
+                    self._tell_files(files)
+                    files, room = {}, _MAX_PATHS
+            self._tell_files(files)
+            self._looked = looked
+
+    def _tell_files(self, files: dict[str, Stamp | None]) -> None:
+        if self._send({"state": self._state, "files": files}):
+            self._told.update(files)
+        else:
+            # Send these files at the next check.
+            self._modules = 0
+
+
+def supervised(environment: MutableMapping[str, str]) -> Supervised | None:
+    """Return the `Supervised` of a process that a supervisor started; None for others.
+
+    Args:
+        environment: ``os.environ``. The variable is removed, so that the app and its children do
+            not see it.
+
+    Raises:
+        UsageError: the variable is set, but this is not such a process.
+    """
+    text = environment.pop(SUPERVISED_VARIABLE, None)
+    if text is None:
+        return None
+    try:
+        given: dict[str, Any] = json.loads(text)
+        control = _socket.socket(fileno=given["control"])
+        os.set_inheritable(control.fileno(), False)
+        listeners, inherited = [], []
+        for fd, uri, shared, was_inherited in given["listeners"]:
+            (listener,) = open_listener(DescriptorAddress(fd), 0)
+            listener.uri = uri
+            listener.shared = shared
+            listener.supervised = True
+            listeners.append(listener)
+            inherited.append(bool(was_inherited))
+        watched, is_template = bool(given["watched"]), bool(given["is_template"])
+        table, slot = given["table"]
+        os.set_inheritable(table, False)
+        scoreboard: int | None = given["scoreboard"]
+        if scoreboard is not None:
+            os.set_inheritable(scoreboard, False)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UsageError(
+            f"{SUPERVISED_VARIABLE} is only for processes that a supervisor starts; unset it"
+        ) from error
+    return Supervised(
+        control, listeners, inherited, watched, is_template, (table, slot), scoreboard
+    )

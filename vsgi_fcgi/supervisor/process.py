@@ -1,0 +1,252 @@
+"""A process that loads the app and serves, as the supervisor sees it."""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from vsgi_fcgi.listen.listeners import Listener
+from vsgi_fcgi.supervisor.child import SUPERVISED_VARIABLE
+from vsgi_fcgi.supervisor.messages import Message, receive, send
+
+
+class AppProcess:
+    """A process with the listening sockets of its parent.
+
+    A socket of messages connects the two. When it closes, the process knows that the supervisor has
+    ended.
+
+    Args:
+        command: the command line that starts it.
+        folder: its working directory; None for that of the parent.
+        listeners: the sockets on which it accepts.
+        generation: the number of the reload that it belongs to.
+        watched: whether it reports the files that the app has imported.
+        is_template: whether it only loads the app, for `fork`.
+        table: the table of the numbers of connections, and the slot of this process.
+        scoreboard: the descriptor of the scoreboard; None if there is none.
+
+    Attributes:
+        generation: the number of the reload that it belongs to.
+        started: start time in seconds since the epoch.
+        born: start time on the monotonic clock, in seconds.
+        served: when it began to serve, on the monotonic clock; None before.
+        state: its last reported state: ``loading``, ``serving`` or ``failed``.
+        files: the files that it has reported as imported.
+        leaving: it asked for a replacement.
+        retired: it was asked to stop.
+        idle: it had nothing to do for ``--idle-exit`` seconds.
+        kill_at: monotonic time at which to kill it; None if it was not asked to stop.
+        closed: it has closed the socket and sends no more messages.
+        control: the socket of messages.
+        is_template: it only loads the app, and other processes are forked from it.
+        slot: its slot in the table of the numbers of connections; -1 if it has none.
+        pid: the process id; 0 until a forked process has reported it.
+        status: exit status, or minus the number of a signal; None while it runs.
+
+    Raises:
+        OSError: the system allows no more processes, or no more descriptors.
+    """
+
+    control: _socket.socket
+    _popen: subprocess.Popen[bytes] | None = None
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: str | None,
+        listeners: Sequence[Listener],
+        generation: int,
+        *,
+        watched: bool = False,
+        is_template: bool = False,
+        table: tuple[int, int],
+        scoreboard: int | None = None,
+    ) -> None:
+        theirs = self._set_up(generation, table[1])
+        self.is_template = is_template
+        passed = [(item.sock.fileno(), item.uri, item.shared, item.inherited) for item in listeners]
+        given = {
+            "control": theirs.fileno(),
+            "listeners": passed,
+            "watched": watched,
+            "is_template": is_template,
+            "table": table,
+            "scoreboard": scoreboard,
+        }
+        kept = [] if scoreboard is None else [scoreboard]
+        try:
+            popen = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, SUPERVISED_VARIABLE: json.dumps(given)},
+                pass_fds=[theirs.fileno(), table[0], *kept, *(fd for fd, *_ in passed)],
+            )
+        except BaseException:
+            self.control.close()
+            raise
+        finally:
+            theirs.close()
+        self._popen = popen
+        self.pid = popen.pid
+
+    def fork(self, slot: int) -> Self | None:
+        """Let a template fork a process that serves.
+
+        Args:
+            slot: the slot of the process in the table of the numbers of connections.
+
+        Returns:
+            The process; None if the template takes no messages.
+        """
+        process = type(self).__new__(type(self))
+        theirs = process._set_up(self.generation, slot)
+        sent = self.tell({"do": "fork", "slot": slot}, [theirs.fileno()])
+        theirs.close()
+        if sent:
+            return process
+        process.close()
+        return None
+
+    def _set_up(self, generation: int, slot: int) -> _socket.socket:
+        """Set the attributes, and return the socket for the process."""
+        self.slot = slot
+        self.pid = 0
+        self.is_template = False
+        self.generation = generation
+        self.started = time.time()
+        self.born = time.monotonic()
+        self.served: float | None = None
+        self.state = "loading"
+        self.files: set[str] = set()
+        self.leaving = False
+        self.retired = False
+        self.idle = False
+        self.kill_at: float | None = None
+        self.closed = False
+        self.status: int | None = None
+        self.control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self.control.setblocking(False)
+        return theirs
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it accepts connections and may continue to do so."""
+        up = self.state != "loading" and not self.retired and self.status is None
+        return up and not self.is_template
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when there are messages."""
+        return self.control.fileno()
+
+    def messages(self) -> Iterator[tuple[Message, list[int]]]:
+        """Yield the messages since the last call. Sets `closed` at the end of the socket."""
+        while not self.closed:
+            try:
+                found = receive(self.control)
+            except BlockingIOError:
+                return
+            if found is None:
+                self.closed = True
+            else:
+                yield found
+
+    def tell(self, message: Message, fds: Sequence[int] = ()) -> bool:
+        """Send a message.
+
+        Returns:
+            Whether it was sent. It was not if the process has ended or reads no messages.
+        """
+        try:
+            send(self.control, message, fds)
+        except OSError:
+            return False
+        return True
+
+    def stop(self, message: Message, within: float) -> None:
+        """Ask the process to stop.
+
+        Args:
+            message: how.
+            within: seconds after which it may be killed.
+        """
+        self.retired = True
+        kill_at = time.monotonic() + within
+        self.kill_at = kill_at if self.kill_at is None else min(self.kill_at, kill_at)
+        if not self.tell(message):
+            self.send_signal(signal.SIGTERM)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        # The status is known as soon as the number may belong to another process.
+        if self.status is None and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def ended(self, status: int) -> None:
+        """Take note of the end.
+
+        Args:
+            status: the exit status, or minus the number of a signal.
+        """
+        self.status = status
+        if self._popen is not None:
+            # It must not wait for the process again.
+            self._popen.returncode = status
+
+    def close(self) -> None:
+        """Close the socket to the process, which has ended."""
+        self.control.close()
+
+    def describe_end(self) -> str:
+        """Describe how it has ended."""
+        status = self.status or 0
+        if status >= 0:
+            return f"status {status}"
+        try:
+            return signal.Signals(-status).name
+        except ValueError:
+            return f"signal {-status}"
+
+
+def starting_command() -> list[str]:
+    """Return the command line that starts this program again.
+
+    A script is started directly if its first line names the interpreter that runs it. If the script
+    is reached through a symbolic link to a release, a reload then uses the Python of the new
+    release, with its packages. Otherwise it is this interpreter, with the same flags.
+    """
+    words = sys.orig_argv
+    try:
+        with open(words[1], "rb") as file:
+            first = file.readline(1024)
+    except (OSError, IndexError):
+        first = b""
+    if first.strip() == b"#!" + os.fsencode(words[0]) and os.access(words[1], os.X_OK):
+        return words[1:]
+    return [sys.executable, *words[1:]]
+
+
+def starting_folder() -> str | None:
+    """Return the working directory, as a path through its symbolic links if the shell knows them.
+
+    After a deployment, the link leads to the new release, and the directory itself is the old one.
+
+    Returns:
+        The path; None if the directory was removed.
+    """
+    path = os.environ.get("PWD", "")
+    try:
+        if os.path.isabs(path) and os.path.samefile(path, "."):
+            return path
+        return os.getcwd()
+    except OSError:
+        return None

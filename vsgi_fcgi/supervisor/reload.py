@@ -1,0 +1,185 @@
+"""``--reload``: the supervisor of one process, which is replaced whenever a file changes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from vsgi_fcgi.listen.listeners import Listener
+from vsgi_fcgi.supervisor.messages import Message
+from vsgi_fcgi.supervisor.process import AppProcess
+from vsgi_fcgi.supervisor.supervisor import (
+    Supervisor,
+    exit_status,
+    signals_into,
+    wakeup_sockets,
+)
+from vsgi_fcgi.supervisor.watcher import Watch
+
+_MAX_DRAINING: Final = 4
+"""Old processes that may still finish requests; if there are more, the oldest is killed."""
+
+_MAX_NAMES: Final = 5
+"""Largest number of changed files in a log line."""
+
+_logger = logging.getLogger("vsgi_fcgi.reload")
+
+
+def supervise_and_watch(
+    listeners: Sequence[Listener], extra: Sequence[str], grace: float, folder: str | None
+) -> int:
+    """Serve in one process, and replace it whenever a file changes.
+
+    Args:
+        listeners: the sockets on which the processes accept; they stay open here.
+        extra: further files and folders to watch.
+        grace: seconds that running requests have to end.
+        folder: the working directory of the processes; None for that of this process.
+
+    Returns:
+        The exit status of the last process.
+
+    Raises:
+        UsageError: watchfiles is not installed, or a path of ``extra`` does not exist.
+    """
+    with wakeup_sockets() as (sending, receiving):
+
+        def wake() -> None:
+            # If the socket is full, the supervisor wakes up anyway.
+            with contextlib.suppress(BlockingIOError):
+                sending.send(b"\0")
+
+        watch = Watch(extra, wake)
+        supervisor = ReloadingSupervisor(listeners, grace, folder, receiving, watch)
+        with signals_into(sending), contextlib.closing(supervisor):
+            watch.start()
+            try:
+                return supervisor.run()
+            finally:
+                watch.stop()
+
+
+class ReloadingSupervisor(Supervisor):
+    """Runs one process that serves, and older ones until their requests have ended.
+
+    The old process stops accepting before the new one starts, so that no new connection reaches the
+    old code. An app that cannot be loaded is replaced by a page that says why.
+
+    Args:
+        listeners: the sockets on which the processes accept.
+        grace: seconds that running requests have to end.
+        folder: the working directory of the processes; None for that of the supervisor.
+        wakeups: receives a byte for each signal and for each report of the watch.
+        watch: reports which files have changed.
+    """
+
+    watched = True
+    fast = ()
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        grace: float,
+        folder: str | None,
+        wakeups: socket.socket,
+        watch: Watch,
+    ) -> None:
+        super().__init__(listeners, 1, grace, None, False, folder, wakeups)
+        self._watch = watch
+        self._here = os.getcwd()
+        self._begun = False
+        self._restarted = False
+
+    def act(self) -> None:
+        """Start a process at first, and a new one if files have changed."""
+        changed = self._watch.take()
+        if self._begun and not changed:
+            return
+        self._begun = True
+        if changed:
+            self._restarted = True
+            _logger.info("%s changed; restarting the app", _names(changed, self._here))
+            for path in changed:
+                _remove_compiled(path)
+        for process in self.processes:
+            if not process.retired:
+                # First, so that no new connection reaches the old code. New connections wait in
+                # the backlog for the new process.
+                self.retire(process)
+        while len(self.processes) > _MAX_DRAINING:
+            _logger.warning(
+                "%d old processes still have requests; killing the oldest", len(self.processes)
+            )
+            self.kill_and_wait(self.processes[0])
+        if not self.start():
+            self._watch.watch_folder(self._here, time.time())
+
+    def reported(self, process: AppProcess, message: Message) -> None:
+        """Watch the files that a process has imported."""
+        files = {
+            path: None if stamp is None else (stamp[0], stamp[1], stamp[2])
+            for path, stamp in message["files"].items()
+        }
+        process.files.update(files)
+        self._watch.add(files)
+        if message["state"] != process.state and not process.retired:
+            if message["state"] == "serving":
+                self._watch.keep_only(process.files)
+            else:
+                self._watch.watch_folder(self._here, process.started)
+        super().reported(process, message)
+
+    def asked_to_leave(self, process: AppProcess, reason: str) -> None:
+        """Stop a process that got a signal."""
+        if not process.retired:
+            process.leaving = True
+            self.retire(process)
+
+    def ended(self, process: AppProcess) -> None:
+        """Wait for a change after an unexpected end."""
+        status = process.status or 0
+        if self.stopping is not None or (process.retired and not process.leaving):
+            super().ended(process)
+            return
+        self.status = exit_status(status)
+        if status == 2 and not self._restarted:
+            # It has reported an error that no change of a file can fix.
+            self.give_up(self.status)
+            return
+        _logger.error(
+            "the app's process %d has ended unexpectedly (%s); requests wait until a file changes",
+            process.pid,
+            process.describe_end(),
+        )
+        self._watch.watch_folder(self._here, process.started)
+
+    def handle_signal(self, number: int) -> None:
+        """Handle a signal. SIGHUP comes from a terminal that is closed."""
+        if number == signal.SIGHUP:
+            number = signal.SIGTERM
+        super().handle_signal(number)
+
+
+def _names(paths: Sequence[str], here: str) -> str:
+    """Return the files for a log line: a few, relative to a folder if they are below it."""
+    names = [path.removeprefix(os.path.join(here, "")) for path in paths]
+    if len(names) > _MAX_NAMES:
+        names[_MAX_NAMES:] = [f"{len(names) - _MAX_NAMES} more"]
+    return ", ".join(names)
+
+
+def _remove_compiled(path: str) -> None:
+    """Remove the compiled file of a module.
+
+    Python uses it if the size and the modification time in seconds of the source are unchanged.
+    Without the removal, an edit of one letter within a second would have no effect.
+    """
+    with contextlib.suppress(OSError, NotImplementedError):
+        os.unlink(importlib.util.cache_from_source(path))

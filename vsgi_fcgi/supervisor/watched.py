@@ -1,0 +1,112 @@
+"""What ``--reload`` adds to a process: the imported files, and a page that shows an error."""
+
+from __future__ import annotations
+
+import html
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+
+import vsgi_fcgi
+from vsgi_fcgi.exceptions import AppLoadError, UsageError
+from vsgi_fcgi.wsgi.environ import Environ
+from vsgi_fcgi.wsgi.response import StartResponse
+
+# The standard library, and this package. The parent would continue to run the old server.
+_NOT_WATCHED = tuple(
+    os.path.join(os.path.dirname(file), "") for file in (os.__file__, str(vsgi_fcgi.__file__))
+)
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+def imported_files() -> Iterator[str]:
+    """Yield the files of imported modules, without the standard library and installed packages."""
+    for module in list(sys.modules.values()):
+        try:
+            # Not with `getattr`, which would import a lazy module.
+            path = object.__getattribute__(module, "__dict__").get("__file__")
+        except AttributeError:
+            continue
+        if isinstance(path, str) and _is_ours(path):
+            yield _on_disk(os.path.abspath(path))
+
+
+def _is_ours(path: str) -> bool:
+    return not path.startswith(_NOT_WATCHED) and not any(name in path for name in _INSTALLED)
+
+
+def _on_disk(path: str) -> str:
+    """Return the file that holds a module: for one in a ZIP file, the ZIP file."""
+    found = path
+    while not os.path.exists(found) and found != os.path.dirname(found):
+        found = os.path.dirname(found)
+    return found if os.path.isfile(found) else path
+
+
+def files_of_error(error: BaseException | None) -> Iterator[str]:
+    """Yield the files in the tracebacks of an error and of its causes."""
+    seen: set[int] = set()
+    errors = [error]
+    while errors:
+        error = errors.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        errors += [error.__cause__, error.__context__]
+        names = list(_frames(error.__traceback__))
+        if isinstance(error, SyntaxError) and error.filename:
+            names.append(error.filename)
+        for name in names:
+            path = os.path.abspath(name)
+            if _is_ours(path) and os.path.isfile(path):
+                yield path
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[str]:
+    while traceback is not None:
+        yield traceback.tb_frame.f_code.co_filename
+        traceback = traceback.tb_next
+
+
+# The page that replaces an app that could not be loaded
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>The app could not be loaded</title>
+<style>
+body {{ font-family: sans-serif; margin: 2em }}
+pre {{ background: #f4f4f4; padding: 1em; overflow-x: auto }}
+</style>
+<h1>The app could not be loaded</h1>
+<p>{sentence}</p>
+{traceback}<p>The app is loaded again when you save a file.</p>
+</html>
+"""
+
+
+class ErrorPage:
+    """An app that answers every request with a traceback.
+
+    Args:
+        error: the reason why the real app could not be loaded.
+    """
+
+    def __init__(self, error: UsageError) -> None:
+        text = error.traceback if isinstance(error, AppLoadError) else ""
+        traceback = f"<pre>{html.escape(text)}</pre>\n" if text else ""
+        page = _PAGE.format(sentence=html.escape(str(error)), traceback=traceback)
+        # Source lines may contain lone surrogates, which UTF-8 cannot encode.
+        self._body = page.encode("utf-8", "backslashreplace")
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Return the page."""
+        headers = [
+            ("Content-Type", "text/html; charset=utf-8"),
+            ("Content-Length", str(len(self._body))),
+            ("Cache-Control", "no-store"),
+        ]
+        start_response("500 Internal Server Error", headers)
+        return [self._body]

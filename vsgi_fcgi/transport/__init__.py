@@ -1,0 +1,1 @@
+"""Sockets on the event loop, limits and temporary files: what server, relay and client share."""

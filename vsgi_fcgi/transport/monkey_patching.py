@@ -1,0 +1,99 @@
+"""Detect monkey patches of threads, sockets and polling."""
+
+from __future__ import annotations
+
+import _thread
+import select
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from types import BuiltinFunctionType
+from typing import Any
+
+from vsgi_fcgi.exceptions import UsageError
+
+_FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
+    (_thread, "_thread", "start_new_thread"),
+    (_thread, "_thread", "allocate_lock"),
+    (_thread, "_thread", "get_ident"),
+    (threading, "_thread", "_start_new_thread"),  # up to Python 3.12
+    (threading, "_thread", "_start_joinable_thread"),  # from Python 3.13
+    (threading, "_thread", "_allocate_lock"),
+    (threading, "_thread", "get_ident"),
+    (select, "select", "select"),
+    (select, "select", "poll"),
+)
+"""Functions in C: the module to look at, the module that defines the function, and its name.
+
+The defining module is compared, and not an object that was saved at import: this also finds
+patches that were made before this package was imported.
+"""
+
+_DEBUGGERS = ("pydevd", "_pydevd_bundle", "_pydev_bundle")
+"""Debuggers replace `start_new_thread` too, but call the original, which is harmless."""
+
+
+def check_patching(worker: str) -> None:
+    """Check that no monkey patch breaks the server.
+
+    Patched locks switch greenlets instead of blocking a thread; the server froze and requests hung
+    when this was tried. A patched socket belongs to the thread that created it, so a pool of
+    connections that worker threads share hangs. Patches of gevent are compatible with the main
+    context, which runs gevent's loop. Any other event loop would stop that loop.
+
+    Args:
+        worker: the kind of worker, as in `Config`.
+
+    Raises:
+        UsageError: threading, socket or select is patched in a way that these workers cannot use.
+    """
+    patched = dict(_patched())
+    if not patched:
+        return
+    # If gevent and another library have patched, the other library decides.
+    who, by_gevent = _culprit(patched)
+    if by_gevent and worker != "thread":
+        return
+    modules = {name.partition(".")[0].replace("_thread", "threading") for name in patched}
+    names = [name for name in ("threading", "socket", "select") if name in modules]
+    what = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    if by_gevent:
+        raise UsageError(
+            f"gevent has monkey-patched {what}, on which worker threads hang;"
+            " remove monkey.patch_all() or use --worker main"
+        )
+    first = next(name for name, culprit in patched.items() if culprit == who)
+    remedy = "eventlet.monkey_patch()" if who == "eventlet" else f"the patch of {first}"
+    raise UsageError(
+        f"{who} has monkey-patched {what}, on which this server hangs; remove {remedy}"
+    )
+
+
+def _culprit(patched: dict[str, str]) -> tuple[str, bool]:
+    """Return the name of the library that has patched, and whether only gevent has."""
+    others = [who for who in patched.values() if who != "gevent"]
+    return (others[0], False) if others else ("gevent", True)
+
+
+def _patched() -> Iterator[tuple[str, str]]:
+    """Yield each patched name, such as ``threading.get_ident``, with the package of the patch."""
+    for module, home, name in _FUNCTIONS:
+        found = getattr(module, name, None)
+        if found is None:
+            if name == "poll" and "eventlet" in sys.modules:
+                yield (
+                    "select.poll",
+                    "eventlet",
+                )  # it removes functions for which it has no replacement
+        elif not isinstance(found, BuiltinFunctionType) or found.__module__ != home:
+            who = _package(found)
+            if who not in _DEBUGGERS:
+                yield f"{module.__name__}.{name}", who
+    # A subclass of the original, such as that of PySocks, is a socket that blocks its thread.
+    if not any(base.__module__ == "socket" for base in socket.socket.__mro__):
+        yield "socket.socket", _package(socket.socket)
+
+
+def _package(found: Any) -> str:
+    return str(getattr(found, "__module__", None) or type(found).__module__).partition(".")[0]
