@@ -8,7 +8,7 @@ from support.fcgi.server_protocols import begun, said, sent, server_protocol
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
 from vsgi_fcgi.protocol import Limits, RequestRejected, ServerProtocol
-from vsgi_fcgi.protocol.request import REQUEST_COST
+from vsgi_fcgi.protocol.events import REQUEST_COST
 
 
 def rejected(connection: ServerProtocol, data: bytes) -> RequestRejected:

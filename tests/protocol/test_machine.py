@@ -20,7 +20,7 @@ from vsgi_fcgi.protocol import (
     RequestStarted,
     RoleRefused,
 )
-from vsgi_fcgi.protocol.request import REQUEST_COST
+from vsgi_fcgi.protocol.events import REQUEST_COST
 
 MAX_REQUESTS = 3
 MAX_PARAMS = 40

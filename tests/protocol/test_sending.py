@@ -10,8 +10,8 @@ from support.fcgi.server_protocols import begun, said, sent, server_protocol
 from vsgi_fcgi.exceptions import LocalProtocolError
 from vsgi_fcgi.protocol import Inbound, Outbound, ProtocolStatus
 from vsgi_fcgi.protocol.constants import Buffer
+from vsgi_fcgi.protocol.events import REQUEST_COST
 from vsgi_fcgi.protocol.records import drop_sent, keep_rest
-from vsgi_fcgi.protocol.request import REQUEST_COST
 
 END = bytes(8)
 """The body of END_REQUEST for success."""

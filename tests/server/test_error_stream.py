@@ -283,7 +283,7 @@ def test_a_bug_of_the_server_before_the_first_byte_is_a_plain_500(
     with logged() as log, running(failing_app()) as server:
         client = server.connect()
         with monkeypatch.context() as patch:
-            patch.setattr("vsgi_fcgi.server.workers.run_request.make_environ", broken)
+            patch.setattr("vsgi_fcgi.server.workers.base.make_environ", broken)
             assert client.get("/fine").status == 500
         log.wait_for("a bug in the server")
         assert client.get("/fine").body == b"fine"

@@ -16,8 +16,8 @@ from vsgi_fcgi.exceptions import UpstreamBroken, UpstreamError
 from vsgi_fcgi.protocol import ProtocolStatus, Role
 from vsgi_fcgi.protocol.client import ClientProtocol
 from vsgi_fcgi.protocol.constants import Buffer
+from vsgi_fcgi.protocol.events import ClientRequest
 from vsgi_fcgi.protocol.records import view_rest
-from vsgi_fcgi.protocol.request import ClientRequest
 from vsgi_fcgi.protocol.state import Receiving, Sending
 from vsgi_fcgi.transport.loop import Loop
 from vsgi_fcgi.transport.quota import Quota, append_piece

@@ -15,9 +15,11 @@ from vsgi_fcgi.protocol.constants import (
 )
 from vsgi_fcgi.protocol.events import (
     ClientEvent,
+    ClientRequest,
     DataEnded,
     DataReceived,
     Event,
+    Request,
     RequestAborted,
     RequestEnded,
     RequestRejected,
@@ -30,7 +32,6 @@ from vsgi_fcgi.protocol.events import (
     TypeRefused,
     ValuesReceived,
 )
-from vsgi_fcgi.protocol.request import ClientRequest, Request
 from vsgi_fcgi.protocol.server import Limits, ServerProtocol
 from vsgi_fcgi.protocol.state import Inbound, Outbound, Receiving, Sending
 

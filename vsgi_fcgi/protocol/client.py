@@ -15,6 +15,7 @@ from vsgi_fcgi.exceptions import LocalProtocolError, ParamsError, RemoteProtocol
 from vsgi_fcgi.protocol.constants import KEEP_CONN, VERSION, Buffer, RecordType, Role
 from vsgi_fcgi.protocol.events import (
     ClientEvent,
+    ClientRequest,
     RequestEnded,
     StderrReceived,
     StdoutReceived,
@@ -35,7 +36,6 @@ from vsgi_fcgi.protocol.records import (
     encode_stream,
     encode_stream_end,
 )
-from vsgi_fcgi.protocol.request import ClientRequest
 from vsgi_fcgi.protocol.state import RECEIVING, Receiving, Sending
 
 MAX_ID: Final = 65535

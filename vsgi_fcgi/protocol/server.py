@@ -29,9 +29,11 @@ from vsgi_fcgi.protocol.constants import (
     Role,
 )
 from vsgi_fcgi.protocol.events import (
+    REQUEST_COST,
     DataEnded,
     DataReceived,
     Event,
+    Request,
     RequestAborted,
     RequestRejected,
     RequestStarted,
@@ -54,7 +56,6 @@ from vsgi_fcgi.protocol.records import (
     encode_stream,
     encode_stream_end,
 )
-from vsgi_fcgi.protocol.request import REQUEST_COST, Request
 from vsgi_fcgi.protocol.state import INBOUND, Inbound, Outbound
 
 

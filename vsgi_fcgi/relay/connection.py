@@ -22,12 +22,11 @@ from vsgi_fcgi.protocol import (
 from vsgi_fcgi.relay.config import RelayConfig
 from vsgi_fcgi.relay.relayed import Relayed, RelayServices, relayed_of
 from vsgi_fcgi.transport.closing import Outcome, Peer
-from vsgi_fcgi.transport.connection import Connection
+from vsgi_fcgi.transport.connection import BATCH_IF_FULL, Connection, Writer
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.thread_affinity import main_only
 from vsgi_fcgi.transport.timeouts import Timeouts
 from vsgi_fcgi.transport.unpatched import poll
-from vsgi_fcgi.transport.writer import BATCH_IF_FULL, Writer
 from vsgi_fcgi.wsgi.environ import request_line
 from vsgi_fcgi.wsgi.headers import error_response
 

@@ -27,11 +27,10 @@ from vsgi_fcgi.server.exchange import CANCELLED, ENDED, FINISHED, SUBMITTED, Exc
 from vsgi_fcgi.server.request_reader import RequestReader
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.transport.closing import ClosableConnection, Outcome, Peer
-from vsgi_fcgi.transport.connection import Connection
+from vsgi_fcgi.transport.connection import Connection, Writer
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.spool_file import Extent
 from vsgi_fcgi.transport.thread_affinity import main_only
-from vsgi_fcgi.transport.writer import Writer
 
 # Sends the responses of the requests on one connection.
 

@@ -24,9 +24,8 @@ from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.server.status_path import StatusPath
 from vsgi_fcgi.server.watching import RunLimits, RunningRequests
-from vsgi_fcgi.server.workers.base import Dispatcher, Pool
+from vsgi_fcgi.server.workers.base import Dispatcher, Pool, make_run, run_timed
 from vsgi_fcgi.server.workers.main import MainWorker
-from vsgi_fcgi.server.workers.run_request import make_run, run_timed
 from vsgi_fcgi.server.workers.threads import ThreadPool
 from vsgi_fcgi.status.scoreboard import Scoreboard
 from vsgi_fcgi.transport import thread_affinity as contract
