@@ -8,7 +8,7 @@ import pytest
 
 from vsgi_fcgi.authorizer import variables
 from vsgi_fcgi.exceptions import ResponseError
-from vsgi_fcgi.wsgi.headers import encode_header_block
+from vsgi_fcgi.wsgi.response import encode_header_block
 
 
 def test_variables_are_headers() -> None:

@@ -9,12 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsgi_fcgi.exceptions import ResponseError
-from vsgi_fcgi.wsgi.headers import (
-    ResponseHead,
-    ResponseHeadReader,
-    encode_header_block,
-    parse_response_head,
-)
+from vsgi_fcgi.wsgi.response import encode_header_block
+from vsgi_fcgi.wsgi.response_head import ResponseHead, ResponseHeadReader, parse_response_head
 
 LIMIT = 100
 

@@ -22,7 +22,7 @@ from vsgi_fcgi.protocol import ProtocolStatus, Role
 from vsgi_fcgi.protocol.constants import Buffer
 from vsgi_fcgi.transport.loop import get_loop
 from vsgi_fcgi.transport.quota import append_piece
-from vsgi_fcgi.wsgi.headers import ResponseHead, ResponseHeadReader
+from vsgi_fcgi.wsgi.response_head import ResponseHead, ResponseHeadReader
 
 _MAX_KEPT = 65536
 """Maximum bytes of a body that are kept for a retry."""

@@ -17,7 +17,7 @@ from vsgi_fcgi.protocol.records import encode_pairs
 from vsgi_fcgi.settings import make_settings
 from vsgi_fcgi.transport.unpatched import get_ident
 from vsgi_fcgi.wsgi.environ import environ_to_params
-from vsgi_fcgi.wsgi.headers import error_page
+from vsgi_fcgi.wsgi.response import error_page
 
 _CHUNK: Final = 32768
 """Maximum bytes of a body that are read at a time."""

@@ -20,7 +20,7 @@ from vsgi_fcgi.http.head import Head, RequestError, cut_head, parse_head
 from vsgi_fcgi.http.response import Response
 from vsgi_fcgi.transport.loop import READ as READABLE
 from vsgi_fcgi.transport.loop import get_loop
-from vsgi_fcgi.wsgi.headers import error_page
+from vsgi_fcgi.wsgi.response import error_page
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from vsgi_fcgi.exceptions import ResponseError
 from vsgi_fcgi.http.head import Head
-from vsgi_fcgi.wsgi.headers import HOP_BY_HOP, TOKEN, parse_content_length
+from vsgi_fcgi.wsgi.environ import HOP_BY_HOP
+from vsgi_fcgi.wsgi.response import TOKEN, parse_content_length
 
 _STATUS: Final = re.compile(r"[2-9][0-9][0-9](?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _WITHOUT_BODY: Final = ("204", "304")

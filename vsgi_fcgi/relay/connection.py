@@ -28,7 +28,7 @@ from vsgi_fcgi.transport.thread_affinity import main_only
 from vsgi_fcgi.transport.timeouts import Timeouts
 from vsgi_fcgi.transport.unpatched import poll
 from vsgi_fcgi.wsgi.environ import request_line
-from vsgi_fcgi.wsgi.headers import error_response
+from vsgi_fcgi.wsgi.response import error_response
 
 # Sends the responses of the relay's requests on one connection of a web server.
 

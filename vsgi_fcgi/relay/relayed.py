@@ -31,7 +31,7 @@ from vsgi_fcgi.transport.connection import Connection
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.quota import append_piece
 from vsgi_fcgi.wsgi.environ import request_line
-from vsgi_fcgi.wsgi.headers import InterimFilter, ResponseHeadReader
+from vsgi_fcgi.wsgi.response_head import InterimFilter, ResponseHeadReader
 
 
 @dataclass(slots=True, eq=False)

@@ -31,8 +31,7 @@ from vsgi_fcgi.wsgi.environ import (
     make_environ,
     request_line,
 )
-from vsgi_fcgi.wsgi.headers import error_response
-from vsgi_fcgi.wsgi.response import App, run_app
+from vsgi_fcgi.wsgi.response import App, error_response, run_app
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -51,7 +51,7 @@ from vsgi_fcgi.server.response_buffer import ResponseBuffer
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
 from vsgi_fcgi.wsgi.environ import ErrorStream
-from vsgi_fcgi.wsgi.headers import error_response
+from vsgi_fcgi.wsgi.response import error_response
 
 
 class State(IntEnum):

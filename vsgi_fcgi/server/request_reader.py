@@ -38,7 +38,7 @@ from vsgi_fcgi.wsgi.environ import (
     join_repeated,
     request_line,
 )
-from vsgi_fcgi.wsgi.headers import error_response
+from vsgi_fcgi.wsgi.response import error_response
 
 _ENDED = Outbound.ENDED
 _RESPONDER: Final = int(Role.RESPONDER)

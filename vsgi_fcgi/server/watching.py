@@ -27,8 +27,7 @@ from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
 from vsgi_fcgi.transport.unpatched import get_ident, start_thread
 from vsgi_fcgi.wsgi.environ import Environ
-from vsgi_fcgi.wsgi.headers import error_response
-from vsgi_fcgi.wsgi.response import App
+from vsgi_fcgi.wsgi.response import App, error_response
 
 if TYPE_CHECKING:
     from vsgi_fcgi.server.interrupt import Interrupt

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from vsgi_fcgi.status.page import POLICY, make_page
 from vsgi_fcgi.status.report import make_report
 from vsgi_fcgi.status.scoreboard import Scoreboard
-from vsgi_fcgi.wsgi.headers import encode_header_block
+from vsgi_fcgi.wsgi.response import encode_header_block
 
 PATHS = ("/", "/json", "/metrics", "/stack", "/stacks", "/ready", "/alive")
 """All paths below the path of the status."""

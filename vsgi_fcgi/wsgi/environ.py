@@ -18,10 +18,22 @@ from urllib.parse import quote
 
 from vsgi_fcgi.front_ends.registry import configured_first, repeats_headers
 from vsgi_fcgi.wsgi.files import FileWrapper
-from vsgi_fcgi.wsgi.headers import HOP_BY_HOP
 from vsgi_fcgi.wsgi.path_info import find_path
 
 Environ = dict[str, Any]
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers of one connection, which must not be forwarded (RFC 9110, section 7.6.1)."""
 
 
 def base_environ(

@@ -4,6 +4,11 @@
 `ResponseSink`, which belongs to the server. `Response` is the state behind ``start_response``: the
 header block that was not sent yet, and how much of Content-Length is left.
 
+`encode_header_block` runs for every response. It validates names and statuses once and caches the
+result, because an app uses the same few again and again. It does not search each value for CR, LF
+and NUL; it joins all lines and compares the number of line ends in the block with the number of
+lines. Only a mismatch makes it search for the header at fault.
+
 Header block and body leave in one piece if they are small. The most frequent response, a list with
 one piece of the announced length, takes a short path in `Response.respond_whole` with one call of
 the sink.
@@ -16,20 +21,217 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 from vsgi_fcgi.exceptions import ClientDisconnected, RequestTimeout, ResponseError
-from vsgi_fcgi.wsgi.environ import Environ, request_line
+from vsgi_fcgi.wsgi.environ import HOP_BY_HOP, Environ, request_line
 from vsgi_fcgi.wsgi.files import SendableFile
-from vsgi_fcgi.wsgi.headers import encode_header_block, error_response
+
+# The header block.
+
+_PLAIN: Final = 0
+_CONTENT_LENGTH: Final = 1
+_DROPPED: Final = 2
+_LOCATION: Final = 3
+
+# PEP 3333 does not allow an app to send hop-by-hop headers, and the web server makes its own.
+# "Status" is the first line of a CGI header block: a header of this name would override the status
+# that start_response got.
+_SPECIAL: Final = {
+    "content-length": _CONTENT_LENGTH,
+    "location": _LOCATION,
+    "status": _DROPPED,
+    **dict.fromkeys(HOP_BY_HOP, _DROPPED),
+}
+
+TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_LENGTH: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+"""A Content-Length in bytes; 9 EiB have 19 digits."""
+
+_WITHOUT_LENGTH: Final = ("204", "205")
+"""Statuses without Content-Length: a response never has a body (RFC 9110, sections 8.6, 15.3.6)."""
+
+_STATUS: Final = re.compile(r"[2-9][0-9][0-9](?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
+
+# Valid names and statuses. The size is bounded because an app may invent names.
+_MAX_CACHED: Final = 1024
+_names: dict[str, int] = {}
+_statuses: set[str] = set()
+
+
+def encode_header_block(
+    status: object, headers: Iterable[tuple[str, str]]
+) -> tuple[bytes, int | None]:
+    """Validate and encode the header block of a response.
+
+    Args:
+        status: the status line, such as ``200 OK``.
+        headers: names and values, as an app passes them to ``start_response``.
+
+    Returns:
+        The block with its empty line, and the Content-Length or None.
+
+    Raises:
+        ResponseError: PEP 3333 ("The start_response() Callable") does not allow the status or a
+            header.
+    """
+    # A subclass of str can be equal to a valid status and still have a different text.
+    if type(status) is not str or status not in _statuses:
+        status = _check_status(status)
+    length: int | None = None
+    located = False
+    lines = ["Status: " + status]
+    try:
+        for name, value in headers:
+            kind = _names.get(name)
+            if kind is None:
+                kind = _check_name(name)
+            if kind:
+                if kind == _DROPPED:
+                    continue
+                if kind == _LOCATION:
+                    located = True
+                elif status.startswith(_WITHOUT_LENGTH):
+                    continue
+                else:
+                    if not isinstance(value, str):
+                        raise TypeError(f"Content-Length is {type(value).__name__}")
+                    before, length = length, parse_content_length(value)
+                    if length is None:
+                        raise ResponseError(
+                            f"Content-Length must be a number of bytes, not {value[:80]!r}"
+                        )
+                    if before is not None:
+                        if before != length:
+                            raise ResponseError(f"Content-Length is both {before} and {length}")
+                        continue
+                    value = str(length)
+            lines.append(name + ": " + value)
+    except (TypeError, ValueError) as error:
+        raise ResponseError(f"headers must be (str, str) tuples: {error}") from None
+    if located:
+        # In CGI, Location without Status means 302. HAProxy (issue 2865) also returns 302 if
+        # Location comes after Status, so Status must be the last line.
+        lines.append(lines.pop(0))
+    lines.append("\r\n")
+    count = len(lines)
+    text = "\r\n".join(lines)
+    # Three searches in the whole block replace three searches in each value. Any additional CR or
+    # LF is from a header.
+    if text.count("\n") != count or text.count("\r") != count or "\0" in text:
+        for line in lines[:-1]:
+            if "\n" in line or "\r" in line or "\0" in line:
+                raise ResponseError(f"CR, LF or NUL in the header {line!r}")
+    try:
+        return text.encode("latin-1"), length
+    except UnicodeEncodeError as error:
+        raise ResponseError(
+            f"a header contains {text[error.start]!r}, which is not latin-1: encode it first"
+        ) from None
+
+
+def _check_status(status: object) -> str:
+    if not isinstance(status, str):
+        raise ResponseError(f"the status must be str, not {type(status).__name__}")
+    status = str.__str__(status)
+    if not _STATUS.fullmatch(status):
+        # 1xx is an interim status and never the final one (RFC 9110, section 15.2): the client
+        # would wait for the final response. lighttpd grants access if an authorizer returns 100.
+        raise ResponseError(
+            f"the status must be like '200 OK', with a code of 200 to 999, not {status!r}"
+        )
+    if len(_statuses) < _MAX_CACHED:
+        _statuses.add(status)
+    return status
+
+
+def _check_name(name: Any) -> int:
+    if not isinstance(name, str):
+        raise ResponseError(f"header names must be str, not {type(name).__name__}")
+    if not TOKEN.fullmatch(name):
+        raise ResponseError(f"{name!r} is not a header name")
+    kind = _SPECIAL.get(name.lower(), _PLAIN)
+    if len(_names) < _MAX_CACHED:
+        _names[name] = kind
+    return kind
+
+
+def parse_content_length(value: str) -> int | None:
+    """Parse the value of a response's Content-Length header.
+
+    Padding is ignored, and so are further copies of a number in a list (RFC 9110, section 8.6).
+
+    Args:
+        value: the value of the header.
+
+    Returns:
+        The length in bytes, or None if the value is not a plain number. A number with a sign or
+        with leading zeros is not plain.
+    """
+    # Nearly all values take this path, which costs less than the pattern below.
+    if value.isdecimal() and value.isascii() and value[0] != "0" and len(value) < 19:
+        return int(value)
+    parts = {part.strip(" \t") for part in value.split(",")}
+    text = parts.pop()
+    return int(text) if not parts and _LENGTH.fullmatch(text) else None
+
+
+def error_page(
+    status: int, message: str = "", *, retry_after: int | None = None
+) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Make the page for an error that the server reports itself.
+
+    Args:
+        status: the HTTP status.
+        message: the text for the client; the standard description of the status if empty. It must
+            not reveal internal details.
+        retry_after: the Retry-After header in seconds; None to omit it.
+
+    Returns:
+        The status line, the headers and the body.
+    """
+    phrase = HTTPStatus(status).phrase
+    text = message or HTTPStatus(status).description or phrase
+    body = (
+        "<!doctype html>\n<html lang=en>\n"
+        f"<title>{status} {phrase}</title>\n<h1>{phrase}</h1>\n<p>{text}</p>\n"
+    ).encode()
+    headers = [
+        ("Content-Type", "text/html; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    if retry_after is not None:
+        headers.append(("Retry-After", str(retry_after)))
+    return f"{status} {phrase}", headers, body
+
+
+def error_response(
+    status: int, message: str = "", *, head_only: bool = False, retry_after: int | None = None
+) -> bytes:
+    """Make the whole CGI response for an error that the server reports itself.
+
+    Args:
+        status: the HTTP status.
+        message: see `error_page`.
+        head_only: whether to omit the body, for HEAD.
+        retry_after: the Retry-After header in seconds; None to omit it.
+    """
+    line, headers, body = error_page(status, message, retry_after=retry_after)
+    block, _ = encode_header_block(line, headers)
+    return block if head_only else block + body
+
+
+# The response.
 
 Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 StartResponse = Callable[..., Callable[[bytes], object]]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-_CONTENT_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[^\r]*\r\n")
+_LENGTH_LINE = re.compile(rb"(?i)\r\ncontent-length:[^\r]*\r\n")
 
 _JOIN_SIZE = 131072
 """Maximum bytes of a body that are copied to send them together with the header block."""
@@ -191,7 +393,7 @@ class Response:
         if header is None:
             return False
         # The web server determines the length; it may send a part of the file for a range request.
-        self._sink.finish(_CONTENT_LENGTH.sub(b"\r\n", head[:-2]) + header + b"\r\n")
+        self._sink.finish(_LENGTH_LINE.sub(b"\r\n", head[:-2]) + header + b"\r\n")
         return True
 
     def end(self) -> None:

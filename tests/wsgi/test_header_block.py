@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vsgi_fcgi.exceptions import ResponseError
-from vsgi_fcgi.wsgi.headers import encode_header_block, error_response
+from vsgi_fcgi.wsgi.response import encode_header_block, error_response
 
 
 class Text(str):
@@ -248,13 +248,13 @@ def test_two_content_lengths_are_refused_when_they_differ() -> None:
 
 
 def test_a_million_names_are_not_kept() -> None:
-    from vsgi_fcgi.wsgi import headers
+    from vsgi_fcgi.wsgi import response
 
     for number in range(3000):
         encode_header_block(f"200 Reason {number}", [(f"X-{number}", "a")])
     # How large a cache is shows in memory only.
-    assert len(headers._names) <= 1024
-    assert len(headers._statuses) <= 1024
+    assert len(response._names) <= 1024
+    assert len(response._statuses) <= 1024
 
 
 # Errors of the server itself.
