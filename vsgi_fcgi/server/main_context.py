@@ -90,35 +90,34 @@ class MainContext:
         loop = get_loop()
         self._ident = get_ident()
         contract.main_threads.add(self._ident)
-        self._async = loop.async_()
-        mailbox = self._mailbox = Mailbox(self._wake, self._failed)
+        memory = Quota(config.total_memory_bytes)
+        self.connections: Connections[ServerConnection] = Connections(
+            loop,
+            log,
+            limit=config.max_connections,
+            memory=memory,
+            params=Quota(config.total_params_bytes),
+            report_bug=self._report_bug,
+        )
+        mailbox = Mailbox(self.connections.wake, self._failed)
+        self.connections.collect_with(mailbox.drain)
         self.services = Services(
             config,
             log,
             loop,
             mailbox,
             FileIO(mailbox),
-            memory=Quota(config.total_memory_bytes),
+            memory=memory,
             spool=Quota(config.total_spool_bytes),
         )
         self.access_log: AccessLog | None = None
         if access_lines is not None:
             self.access_log = AccessLog(config.access_log_format, access_lines, loop)
-        self.connections: Connections[ServerConnection] = Connections(
-            loop,
-            log,
-            limit=config.max_connections,
-            memory=self.services.memory,
-            params=Quota(config.total_params_bytes),
-            report_bug=self._report_bug,
-            before_sending=self._work,
-        )
         # glibc returns the memory of each large object to the kernel, which has to clear it for the
         # next one. It keeps free memory up to twice the size of the largest mapping that was freed.
         bytes(_KEPT_MEMORY // 2)
         # A body copies what it keeps of a large read.
         self.connections.scratch = memoryview(bytearray(_SCRATCH_SIZE))
-        self._async.start(self._deliver)
         self.calls = MainContextCalls(self.services, Stats(self.connections.open))
         take_notes = None if self.access_log is None else self.access_log.take_notes
         self.running: RunningRequests | None = None
@@ -131,6 +130,7 @@ class MainContext:
         if self.recycling is not None:
             take_notes = self.recycling.counting(take_notes)
         self._pool = self._start_pool(apps, multiprocess)
+        self.connections.hand_over = self._pool.hand_over
         self.dispatcher = Dispatcher(
             self._pool, config.max_queued, self.connections.request_round, take_notes
         )
@@ -183,29 +183,6 @@ class MainContext:
         run = make(multithread=False)
         return MainWorker(run, self.connections.request_round, self._stray)
 
-    # A round.
-
-    def _wake(self) -> None:
-        """Have the calls in the mailbox made soon. Callable from any thread."""
-        if get_ident() == self._ident:
-            self.connections.request_round()
-        else:
-            self._async.send()
-
-    def _deliver(self) -> None:
-        """Send what threads have posted, before this round's reading.
-
-        Web servers then send their next requests meanwhile. With 8 connections and threads on one
-        core, waiting for the end of the round took one thread switch in ten more.
-        """
-        self._mailbox.drain()
-        self.connections.flush_dirty()
-
-    def _work(self) -> None:
-        """Run or wake workers, then make the calls in the mailbox: the responses that have come."""
-        self._pool.hand_over()
-        self._mailbox.drain()
-
     def _failed(self, error: BaseException) -> None:
         self.services.log.error("a bug in the server", error=error)
 
@@ -255,7 +232,7 @@ class MainContext:
         for connection in self.connections:
             connection.forked(stop=in_hub)
         if in_hub:
-            self._async.stop()
+            self.connections.stop_collecting()
             self.timeouts.stop()
             if self.run_limits is not None:
                 self.run_limits.stop()
@@ -291,6 +268,5 @@ class MainContext:
                 function(argument)
             except Exception as error:
                 self._failed(error)
-        self._async.stop()
-        self._async.close()
+        self.connections.stop_collecting()
         contract.main_threads.discard(self._ident)
