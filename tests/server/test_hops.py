@@ -91,11 +91,11 @@ def hops_of(group: ProcessGroup, worker: str, body: bytes | None) -> Hops:
 def test_a_get_passes_through_few_files(processes: ProcessGroup, worker: str, threads: int) -> None:
     hops = hops_of(processes, worker, None)
     assert hops.threads == threads
-    assert len(hops.files) <= 18, sorted(hops.files)
+    assert len(hops.files) <= 12, sorted(hops.files)
 
 
 @traces_calls
 @pytest.mark.parametrize("worker", ["main", "thread"])
 def test_an_upload_passes_through_few_files(processes: ProcessGroup, worker: str) -> None:
     hops = hops_of(processes, worker, bytes(8 * 1024 * 1024))
-    assert len(hops.files) <= 22, sorted(hops.files)
+    assert len(hops.files) <= 17, sorted(hops.files)

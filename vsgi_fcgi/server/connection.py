@@ -1,4 +1,9 @@
-"""One accepted connection of the server."""
+"""One accepted connection of the server: reads its requests, and sends their responses.
+
+`ServerConnection` passes the events of the protocol to a `RequestReader`, which makes requests of
+them and answers those that an app cannot get. Complete requests go to the workers. Their responses
+come back to the `ResponseWriter` of the connection.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +11,373 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, Protocol, final
+from time import monotonic_ns
+from typing import Any, Final, Protocol, cast, final
 
 from vsgi_fcgi.children import silence
 from vsgi_fcgi.front_ends.base import BrokenEnd
-from vsgi_fcgi.front_ends.registry import broken_end
+from vsgi_fcgi.front_ends.caddy import UNKNOWN_LENGTH
+from vsgi_fcgi.front_ends.registry import advice_on_missing_body, broken_end, omits_end_of_stdin
 from vsgi_fcgi.log.access_log import AccessLog
 from vsgi_fcgi.protocol import (
     BROKEN_ANSWER,
     NOT_AUTHORIZED,
+    DataEnded,
+    DataReceived,
     Event,
     Limits,
+    Outbound,
     Request,
+    RequestAborted,
+    RequestRejected,
+    RequestStarted,
     Role,
+    RoleRefused,
     ServerProtocol,
+    StdinEnded,
+    StdinReceived,
 )
+from vsgi_fcgi.protocol.constants import Buffer
 from vsgi_fcgi.protocol.records import view_rest
+from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.config import Config
-from vsgi_fcgi.server.exchange import CANCELLED, ENDED, FINISHED, SUBMITTED, Exchange
-from vsgi_fcgi.server.request_reader import RequestReader
+from vsgi_fcgi.server.exchange import (
+    CANCELLED,
+    ENDED,
+    FINISHED,
+    READING,
+    SUBMITTED,
+    Carrier,
+    Exchange,
+    LoggedExchange,
+)
+from vsgi_fcgi.server.roles import ROLE_NAMES
 from vsgi_fcgi.server.services import Services
+from vsgi_fcgi.server.workers.base import Dispatcher
 from vsgi_fcgi.transport.closing import ClosableConnection, Outcome, Peer
 from vsgi_fcgi.transport.connection import Connection, Writer
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.spool_file import Extent
 from vsgi_fcgi.transport.thread_affinity import main_only
+from vsgi_fcgi.wsgi.environ import (
+    byte_count,
+    check_seconds,
+    content_length,
+    join_repeated,
+    request_line,
+)
+from vsgi_fcgi.wsgi.response import error_response
+
+_ENDED = Outbound.ENDED
+_RESPONDER: Final = int(Role.RESPONDER)
+
+_RETRY_AFTER: Final = 1
+"""Seconds after which a client may try again when the server was overloaded."""
+
+_MAX_SOFTWARE: Final = 16
+"""Maximum number of web servers for which a body that is not sent is logged, once for each."""
+
+
+class RequestReader:
+    """Reads the requests of all connections. What it knows of a request is in its `Exchange`.
+
+    Args:
+        services: the services of the server.
+        dispatcher: takes the complete requests.
+        access_log: the access log, or None if there is none.
+
+    Attributes:
+        make_exchange: the class of the exchanges.
+    """
+
+    __slots__ = (
+        "_access_log",
+        "_dispatcher",
+        "_refused_roles",
+        "_sends_no_body",
+        "_services",
+        "make_exchange",
+    )
+
+    def __init__(
+        self, services: Services, dispatcher: Dispatcher, access_log: AccessLog | None
+    ) -> None:
+        self._services = services
+        self._dispatcher = dispatcher
+        self._access_log = access_log
+        self.make_exchange: type[Exchange] = Exchange if access_log is None else LoggedExchange
+        self._refused_roles: set[str] = set()
+        self._sends_no_body: set[str] = set()
+
+    @main_only
+    def handle(self, connection: Carrier, events: Iterable[Event]) -> None:
+        """Take the events of a connection's protocol."""
+        for event in events:
+            kind = type(event)
+            request = event.request
+            if request.outbound is _ENDED:
+                # Aborted; or answered early, perhaps because of the event before this one.
+                if kind is RequestAborted:
+                    self.abort(self.exchange_of(connection, request))
+                elif kind is RoleRefused:
+                    self._log_refused_role(connection, request)
+            elif kind is RequestStarted:
+                self._start(self.make_exchange(connection, request))
+            elif kind is RequestRejected:
+                self._reject(connection, event)
+            else:
+                # No `cast`, which would be a call for every request.
+                exchange: Exchange = request.owner  # type: ignore[assignment]
+                if exchange.state is not READING:
+                    continue  # submitted early: its web server omits the end of STDIN
+                if kind is StdinEnded:
+                    if exchange.body is None:
+                        self._dispatcher.submit(exchange)
+                    else:
+                        self._end(exchange, exchange.body)
+                elif isinstance(event, StdinReceived):
+                    self._receive(exchange, exchange.body, event.data)
+                else:
+                    self._handle_data(exchange, event)
+
+    def exchange_of(self, connection: Carrier, request: Request) -> Exchange:
+        """Return the exchange of a request; make one if its params have not all come."""
+        exchange = cast("Exchange | None", request.owner)
+        return self.make_exchange(connection, request) if exchange is None else exchange
+
+    def _reject(self, connection: Carrier, event: Event) -> None:
+        """Answer a request that the protocol has rejected."""
+        assert isinstance(event, RequestRejected)
+        self.exchange_of(connection, event.request).refuse(event.status, event.reason)
+
+    def _log_refused_role(self, connection: Carrier, request: Request) -> None:
+        """Log each refused role once: the web server's configuration is wrong, or ours is."""
+        role = ROLE_NAMES.get(request.role, "unknown")
+        if role not in self._refused_roles:
+            self._refused_roles.add(role)
+            self._services.log.warning(
+                "%s: a request for the role %s was answered with UNKNOWN_ROLE, because no app"
+                " serves this role; further ones are not logged;"
+                " --authorizer and --filter name apps for these roles",
+                connection.peer,
+                role,
+            )
+
+    def _handle_data(self, exchange: Exchange, event: Event) -> None:
+        """Take a piece of DATA, or its end. Only a filter has this stream."""
+
+    def _start(self, exchange: Exchange) -> None:
+        """Take a request whose params have come."""
+        request = exchange.request
+        params = request.params
+        if request.repeated:
+            # First, because what follows decides by values that may have come more than once.
+            join_repeated(params, request.repeated)
+            request.repeated = ()
+        if not params.get("REQUEST_METHOD"):
+            exchange.refuse(400, "it has no REQUEST_METHOD")
+        elif params.get("CONTENT_LENGTH"):
+            if params["CONTENT_LENGTH"] == UNKNOWN_LENGTH:
+                params["CONTENT_LENGTH"] = ""
+                return
+            try:
+                expected = content_length(params)
+            except ValueError as error:
+                exchange.refuse(400, str(error))
+                return
+            if expected and expected > self._services.config.max_body_bytes:
+                self._refuse_size(exchange)
+            elif expected is None:
+                return
+            elif expected:
+                exchange.body = self._make_body(exchange, expected)
+            elif request.role == _RESPONDER and omits_end_of_stdin(params):
+                # The protocol reports no more input of it, except for what it has read already.
+                exchange.connection.protocol.discard(request)
+                self._dispatcher.submit(exchange)
+
+    def _make_body(self, exchange: Exchange, expected: int | None) -> Body:
+        body = Body(self._services, exchange, expected)
+        if self._access_log is not None:
+            body.began = monotonic_ns()
+        return body
+
+    def _receive(self, exchange: Exchange, body: Body | None, data: Buffer) -> None:
+        """Take a piece of a body."""
+        if body is None:
+            expected = 0 if exchange.request.params.get("CONTENT_LENGTH") else None
+            body = exchange.body = self._make_body(exchange, expected)
+        if body.expected is None and body.size + len(data) > self._services.config.max_body_bytes:
+            self._refuse_size(exchange)
+        else:
+            body.receive(data)
+
+    def _end(self, exchange: Exchange, body: Body) -> None:
+        """Take the end of a body."""
+        if body.expected and not body.size:
+            self._drop_length(exchange, body)
+        if body.expected is not None and body.size < body.expected:
+            exchange.refuse(400, f"{body.size} bytes of a body of {body.expected} came")
+        else:
+            body.end()
+
+    def _drop_length(self, exchange: Exchange, body: Body) -> None:
+        """Treat a body of which nothing came as empty, whatever its CONTENT_LENGTH says.
+
+        Some web servers pass the client's CONTENT_LENGTH on with requests that they make without
+        the client's body. A client that disconnects leaves a part of the body, or no end of STDIN.
+        """
+        params = exchange.request.params
+        length = params.pop("CONTENT_LENGTH")
+        body.expected = None
+        software = params.get("SERVER_SOFTWARE", "")[:100]
+        known = self._sends_no_body
+        if software in known or len(known) >= _MAX_SOFTWARE:
+            return
+        known.add(software)
+        self._services.log.info(
+            "%s: %s: CONTENT_LENGTH is %s, and no body was sent. The app runs with an empty body"
+            " and without CONTENT_LENGTH, and later requests like this one are not logged.%s",
+            exchange.connection.peer,
+            request_line(params),
+            length,
+            advice_on_missing_body(params.get("SERVER_SOFTWARE")),
+        )
+
+    @main_only
+    def complete_body(self, exchange: Exchange) -> None:
+        """Submit a request whose body is complete."""
+        self._dispatcher.submit(exchange)
+
+    def _refuse_size(self, exchange: Exchange) -> None:
+        limit = self._services.config.max_body_bytes
+        exchange.refuse(413, f"its body is larger than {limit} bytes")
+
+    @main_only
+    def refuse(self, exchange: Exchange, status: int, reason: str) -> None:
+        """Answer a request with an error, without running an app.
+
+        Args:
+            exchange: the exchange; the rest of its request is discarded.
+            status: the HTTP status.
+            reason: the reason, for the log.
+        """
+        params = exchange.params
+        self._services.count(f"refused_{status}")
+        self._services.log.info(
+            "%s: %s was answered %d: %s",
+            exchange.connection.peer,
+            request_line(params),
+            status,
+            reason,
+        )
+        head_only = params.get("REQUEST_METHOD") == "HEAD"
+        retry_after = _RETRY_AFTER if status == 503 else None
+        response = error_response(status, head_only=head_only, retry_after=retry_after)
+        if self._access_log is not None:
+            outcome = Outcome.TIMED_OUT if status == 408 else Outcome.REFUSED
+            self._access_log.refused(cast(LoggedExchange, exchange), response, outcome)
+        exchange.answer(response)
+
+    @main_only
+    def abort(self, exchange: Exchange, outcome: Outcome = Outcome.CANCELLED) -> None:
+        """Release what a request holds that was given up, or whose connection was lost.
+
+        Args:
+            exchange: the exchange.
+            outcome: the reason, for the access log.
+        """
+        if self._access_log is not None:
+            self._access_log.given_up(cast(LoggedExchange, exchange), outcome)
+        self._services.count("aborted")
+        submitted = exchange.state is SUBMITTED
+        exchange.cancel()
+        if submitted and self._dispatcher.forget(exchange):
+            exchange.end_run()
+
+
+# Reads the requests of authorizers and filters; used only if one of them is served.
+
+_AUTHORIZER: Final = int(Role.AUTHORIZER)
+_FILTER: Final = int(Role.FILTER)
+
+
+class RoleRequestReader(RequestReader):
+    """Reads requests without STDIN as well, and those with DATA after it.
+
+    The file of a filter is gathered like a body, in memory and then in a temporary file, and
+    within the same limits. It is the exchange's `data`.
+    """
+
+    __slots__ = ()
+
+    def _start(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.role == _AUTHORIZER:
+            if request.repeated:
+                join_repeated(request.params, request.repeated)
+                request.repeated = ()
+            # It belongs to the client's request, whose body an authorizer does not get.
+            request.params.pop("CONTENT_LENGTH", None)
+        super()._start(exchange)
+        if exchange.state is READING:
+            if request.role == _AUTHORIZER:
+                self._dispatcher.submit(exchange)
+            elif request.role == _FILTER:
+                self._expect_file(exchange)
+
+    def _expect_file(self, exchange: Exchange) -> None:
+        params = exchange.request.params
+        limit = self._services.config.max_body_bytes
+        try:
+            expected = byte_count(params, "FCGI_DATA_LENGTH")
+            check_seconds(params, "FCGI_DATA_LAST_MOD")
+        except ValueError as error:
+            exchange.refuse(400, str(error))
+            return
+        if expected is not None and expected > limit:
+            self._refuse_file(exchange, f"its file is larger than {limit} bytes")
+            return
+        exchange.data = Body(self._services, exchange, expected)
+        exchange.body = self._make_body(exchange, byte_count(params, "CONTENT_LENGTH"))
+
+    def _handle_data(self, exchange: Exchange, event: Event) -> None:
+        data = exchange.data
+        if data is None:
+            return
+        if isinstance(event, DataReceived):
+            self._receive_file(exchange, data, event.data)
+        elif isinstance(event, DataEnded):
+            self._end_file(exchange, data)
+
+    def _receive_file(self, exchange: Exchange, data: Body, piece: Buffer) -> None:
+        size, limit = data.size + len(piece), self._services.config.max_body_bytes
+        if data.expected is not None and size > data.expected:
+            reason = f"more of its file came than the {data.expected} bytes of FCGI_DATA_LENGTH"
+            self._refuse_file(exchange, reason)
+        elif size > limit:
+            self._refuse_file(exchange, f"its file is larger than {limit} bytes")
+        else:
+            data.receive(piece)
+
+    def _end_file(self, exchange: Exchange, data: Body) -> None:
+        if data.expected is not None and data.size < data.expected:
+            reason = f"{data.size} bytes of its file of {data.expected} came"
+            self._refuse_file(exchange, reason)
+        else:
+            data.end()
+
+    def _refuse_file(self, exchange: Exchange, reason: str) -> None:
+        """Refuse a request because of its file. The status is 500: it is not the client's fault."""
+        exchange.refuse(500, reason)
+
+    @main_only
+    def complete_body(self, exchange: Exchange) -> None:
+        """Submit a request when its body is complete, and its file too if it has one."""
+        body, data = exchange.body, exchange.data
+        if data is None or (body is not None and body.complete and data.complete):
+            self._dispatcher.submit(exchange)
+
 
 # Sends the responses of the requests on one connection.
 

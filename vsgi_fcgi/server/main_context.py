@@ -12,14 +12,18 @@ from vsgi_fcgi.log.background_writer import LineWriter
 from vsgi_fcgi.log.log import Log
 from vsgi_fcgi.protocol import Outbound, Role, ServerProtocol
 from vsgi_fcgi.server.config import Config
-from vsgi_fcgi.server.connection import ServerConnection, protocol_factory
+from vsgi_fcgi.server.connection import (
+    RequestReader,
+    RoleRequestReader,
+    ServerConnection,
+    protocol_factory,
+)
 from vsgi_fcgi.server.exchange import LoggedExchange
 from vsgi_fcgi.server.file_io import FileIO
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.main_context_calls import MainContextCalls, Stats
 from vsgi_fcgi.server.publishing import Publisher
 from vsgi_fcgi.server.recycling import Recycling
-from vsgi_fcgi.server.request_reader import RequestReader, RoleRequestReader
 from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.server.status_path import StatusPath

@@ -28,12 +28,12 @@ from vsgi_fcgi.log.log import Log
 from vsgi_fcgi.protocol import ServerProtocol
 from vsgi_fcgi.server.cgi import is_cgi, serve_cgi
 from vsgi_fcgi.server.config import Config, Settings
+from vsgi_fcgi.server.connection import RequestReader
 from vsgi_fcgi.server.mailbox import ThreadLatch
 from vsgi_fcgi.server.main_context import MainContext
 from vsgi_fcgi.server.main_context_calls import Stats
 from vsgi_fcgi.server.notify import Notifier
 from vsgi_fcgi.server.publishing import Publisher
-from vsgi_fcgi.server.request_reader import RequestReader
 from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.signals import Signals
 from vsgi_fcgi.server.workers.threads import WorkerThread

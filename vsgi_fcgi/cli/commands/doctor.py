@@ -28,9 +28,8 @@ from vsgi_fcgi.protocol import Event, Limits, Request, Role, ServerProtocol
 from vsgi_fcgi.protocol.constants import Buffer
 from vsgi_fcgi.protocol.records import decode_pairs, iter_pairs
 from vsgi_fcgi.server.body import Body
-from vsgi_fcgi.server.connection import ServerConnection
+from vsgi_fcgi.server.connection import RoleRequestReader, ServerConnection
 from vsgi_fcgi.server.exchange import Exchange
-from vsgi_fcgi.server.request_reader import RoleRequestReader
 from vsgi_fcgi.server.server import Server
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.server.workers.base import Dispatcher
