@@ -71,7 +71,7 @@ class Sender:
         self.send_soon()
 
     def send_soon(self) -> None:
-        """Schedule a send at the end of the loop's iteration, for the output of all requests."""
+        """Schedule one send for all requests, at the end of the loop's iteration."""
         if not self._flushing and not self._blocked:
             self._flushing = True
             self._loop.run_callback(self._flush)

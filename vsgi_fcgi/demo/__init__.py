@@ -29,7 +29,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Headers of all responses."""
+"""Headers that every response has."""
 
 
 class Route(NamedTuple):

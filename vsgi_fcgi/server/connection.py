@@ -79,7 +79,7 @@ _MAX_SOFTWARE: Final = 16
 
 
 class RequestReader:
-    """Reads the requests of all connections. What it knows of a request is in its `Exchange`.
+    """Reads the requests of each connection. What it knows of a request is in its `Exchange`.
 
     Args:
         services: the services of the server.
@@ -649,7 +649,7 @@ class ServerConnection(Connection[ResponseWriter]):
 
     Attributes:
         services: the services of the server.
-        reader: reads the requests of all connections.
+        reader: reads the requests that arrive on each connection.
     """
 
     __slots__ = ("reader", "services")

@@ -71,7 +71,7 @@ class MainContext:
         connections: all open connections, and what they share.
         calls: the object that apps call to run functions in the main context.
         dispatcher: hands complete requests to the workers.
-        request_reader: reads the requests of all connections.
+        request_reader: reads the requests that arrive on each connection.
         recycling: says when the process should end, or None if no setting asks for it.
         running: the requests that run now, or None if no setting limits them.
         publisher: writes the scoreboard, or None if there is none.

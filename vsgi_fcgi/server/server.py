@@ -59,7 +59,7 @@ class Supervisor(Protocol):
     """The supervisor, as a process that it has started sees it.
 
     Attributes:
-        sharing: the numbers of connections of all its processes.
+        sharing: how many connections each of its processes has.
     """
 
     sharing: Sharing

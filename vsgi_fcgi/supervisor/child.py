@@ -71,7 +71,7 @@ class Supervised:
     Attributes:
         listeners: the listening sockets of the supervisor.
         is_template: whether this process only loads the app, for `fork`.
-        sharing: the numbers of connections of all processes.
+        sharing: how many connections each process has.
         scoreboard: the descriptor of the scoreboard of all processes; None if there is none.
     """
 
