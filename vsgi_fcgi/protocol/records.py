@@ -1,4 +1,8 @@
-"""Encode records (FastCGI 1.0, sections 3.3 and 5), and drop sent bytes from a list of buffers.
+"""Cut received data into records, encode records, and drop sent bytes from a list of buffers.
+
+`RecordReader` goes through each read once. A record that is complete in the read is passed to its
+handler without a copy of anything else. Only the rest of a read is kept: the beginning of a record
+of up to 64 KiB, or for a stream nothing, because its content is passed on as it arrives.
 
 Output is a list of buffers for ``sendmsg``: headers as small bytes objects, and
 content as the caller's own object or as views of it, so large content is never copied. The last two

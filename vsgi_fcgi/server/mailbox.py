@@ -1,4 +1,11 @@
-"""The queue of calls from native threads to the main context, and latches for waiting."""
+"""The queue of calls from native threads to the main context, and latches for waiting.
+
+Everything that a worker wants from the main context is a call in this queue: take these pieces of a
+response, the request has ended, run this function of the app. The main context makes all calls that
+wait in one go, once per round of the loop or when it is woken. A worker wakes it at most once for
+any number of calls, because waking costs a system call and perhaps a thread switch. A worker that
+knows that it will soon post more does so without waking (`Mailbox.post_quietly`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""One accepted connection of a web server: its socket, its protocol and its one writer."""
+"""One accepted connection of a web server: its socket, its protocol and its one writer.
+
+The loop calls `Connection.on_readable` whenever data has arrived. It reads once, lets the protocol
+make events of the data, and passes these to `handle` of the subclass. Everything that is sent goes
+through the `Writer`. A request with output is queued there, and `touch` is called; the end of the
+round calls `flush`, once per connection, which takes a slice from each request that waits and
+passes them to the kernel in one call. If the kernel takes only a part, a watcher continues when
+there is room.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits on totals over all requests: bytes in memory, bytes in temporary files."""
+"""Limits on totals: bytes in memory and in temporary files; and queues of small pieces."""
 
 from __future__ import annotations
 

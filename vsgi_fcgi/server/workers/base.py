@@ -1,4 +1,10 @@
-"""Hand complete requests to workers, and run the app for one request in any kind of worker."""
+"""Hand complete requests to workers, and run the app for one request in any kind of worker.
+
+`Dispatcher.submit` appends an exchange to the queue of the pool while connections are read. At the
+end of the round, `Pool.hand_over` runs the requests or wakes threads for them. A worker calls the
+function that `make_run` has made, which has no branches for what the settings have decided: it is
+a chain of partial objects around `run_request`.
+"""
 
 from __future__ import annotations
 
