@@ -29,8 +29,8 @@ def run(group: ProcessGroup, port: int, **env: str) -> Process:
     process = group.start([str(FOLDER / "run.sh")], env=env)
     process.wait_for_log("relay.sock, for ")
     process.wait_for_log("app.sock\n")
-    wait_until(lambda: listens(port), f"nginx: {process.log()}")
-    wait_until((group.folder / "app.sock").exists, f"the server: {process.log()}")
+    wait_until(lambda: listens(port), "nginx", log=process.log)
+    wait_until((group.folder / "app.sock").exists, "the server", log=process.log)
     return process
 
 

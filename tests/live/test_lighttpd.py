@@ -63,7 +63,7 @@ def _wait_for_listening(lighttpd: Lighttpd, count: int) -> list[str]:
         lines = lighttpd.server_log().splitlines()
         return [line for line in lines if "INFO listening on fcgi+fd://0/" in line]
 
-    wait_until(lambda: len(found()) == count, f"{count} servers: {lighttpd.server_log()}")
+    wait_until(lambda: len(found()) == count, f"{count} servers", log=lighttpd.server_log)
     return found()
 
 

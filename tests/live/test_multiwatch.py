@@ -25,7 +25,7 @@ def start(group: ProcessGroup, *, app: str = APP, procs: int = 3) -> Process:
 def wait_for_servers(group: ProcessGroup, watch: Process, count: int) -> set[int]:
     """Wait until so many processes have begun to listen, dead ones too; the live ones' ids."""
     sign = "INFO listening on fcgi+fd://0/"
-    wait_until(lambda: watch.log().count(sign) == count, f"{count} processes: {watch.log()}")
+    wait_until(lambda: watch.log().count(sign) == count, f"{count} processes", log=watch.log)
     return set(group.pids()) - {watch.pid}
 
 

@@ -59,7 +59,7 @@ def _edit_under_load(project: Project, port: int, prefix: str, log: Callable[[],
             if number > 1:
                 project.save("app.py", APP.format(number))
             enough = partial(readers.has_seen, f"version {number}\n", 50)
-            wait_until(enough, f"version {number}: {log()}", 20)
+            wait_until(enough, f"version {number}", 20, log=log)
     assert readers.failures == []
     assert {status for status, _ in readers.answers} == {200}
     # Each answer is of one of the versions, whole, and none of them was skipped.

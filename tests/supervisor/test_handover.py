@@ -91,7 +91,7 @@ def test_the_start_of_a_record_moves_with_its_connection(server: Supervised, cut
         old = pid(client)
         client.send(request[:cut])
         server.reload()
-        wait_until(lambda: old not in server.children(), f"the end of the old: {server.log()}")
+        wait_until(lambda: old not in server.children(), "the end of the old", log=server.log)
         client.send(request[cut:])
         assert pid(client) in server.children()
 

@@ -36,7 +36,7 @@ def test_a_process_is_replaced_after_many_requests(
     with server.connect() as client:
         first = pid(client)
         # Over one connection, which stays open.
-        wait_until(lambda: pid(client) != first, f"another process: {server.log()}")
+        wait_until(lambda: pid(client) != first, "another process", log=server.log)
     found = re.search(r"is replaced: it has got (\d+) requests", server.log())
     assert found is not None
     assert 20 <= int(found[1]) <= 22
@@ -51,7 +51,7 @@ def test_an_app_that_leaks(processes: ProcessGroup, project: Project) -> None:
         first = pid(client)
         for _ in range(20):
             client.get()
-        wait_until(lambda: pid(client) != first, f"another process: {server.log()}", 20)
+        wait_until(lambda: pid(client) != first, "another process", 20, log=server.log)
     assert re.search(r"is replaced: its memory of \d+ MiB exceeds 150 MiB", server.log())
     assert server.process.stop() == 0
 

@@ -24,13 +24,19 @@ _MARK = "TEST_GROUP_OF_VSGI_FCGI"
 """The environment variable by which all processes of a group are known, orphans too."""
 
 
-def wait_until(condition: Callable[[], T], what: str, within: float = 10.0) -> T:
+def wait_until(
+    condition: Callable[[], T],
+    what: str,
+    within: float = 10.0,
+    log: Callable[[], str] | None = None,
+) -> T:
     """Ask again and again until the answer is true.
 
     Args:
         condition: the condition.
         what: a name for the condition, for the error message.
         within: seconds.
+        log: returns the log that the error message shows.
 
     Returns:
         The answer.
@@ -38,7 +44,8 @@ def wait_until(condition: Callable[[], T], what: str, within: float = 10.0) -> T
     deadline = time.monotonic() + within
     while not (answer := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come within {within:g} s")
+            shown = "" if log is None else f": {log()}"
+            raise AssertionError(f"{what} did not come within {within:g} s{shown}")
         time.sleep(0.005)
     return answer
 
@@ -128,7 +135,7 @@ class Process:
             assert self.running, f"ended with {self._popen.returncode}: {self.log()}"
             return False
 
-        wait_until(found, f"{text!r} in the log: {self.log()}", within)
+        wait_until(found, f"{text!r} in the log", within, log=self.log)
         return self.log()
 
     def send_signal(self, number: int) -> None:

@@ -90,7 +90,7 @@ class Reloading:
             argv, name="server", cwd=project.folder, stdin=stdin, env=env
         )
         if stdin is None:
-            wait_until(self._listens, f"it to listen: {self.log()}")
+            wait_until(self._listens, "it to listen", log=self.log)
 
     def _listens(self) -> bool:
         if not self.process.running:
@@ -118,7 +118,7 @@ class Reloading:
             answer = self.get(path)
             return answer if text.encode() in answer.body else None
 
-        answer = wait_until(asked, f"{text!r} as an answer: {self.log()}", 20)
+        answer = wait_until(asked, f"{text!r} as an answer", 20, log=self.log)
         assert answer is not None
         return answer
 

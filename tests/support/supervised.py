@@ -32,7 +32,7 @@ class Supervised(Reloading):
 
     def ready(self, count: int = 2) -> None:
         """Wait until so many processes serve that have begun so far."""
-        wait_until(lambda: self.served() >= count, f"{count} processes: {self.log()}", 20)
+        wait_until(lambda: self.served() >= count, f"{count} processes", 20, log=self.log)
 
     def served(self) -> int:
         """How many processes have begun to serve."""
@@ -44,10 +44,10 @@ class Supervised(Reloading):
 
     def wait_for_answers(self, right: Callable[[set[str]], bool]) -> None:
         """Wait until what the processes answer is right."""
-        wait_until(lambda: right(self.answers()), f"the right answers: {self.log()}", 20)
+        wait_until(lambda: right(self.answers()), "the right answers", 20, log=self.log)
 
     def reload(self) -> None:
         """Send SIGHUP, and wait until all processes are new and the old ones are asked to end."""
         before = self.log().count("reloaded: ")
         self.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: self.log().count("reloaded: ") > before, f"a reload: {self.log()}", 20)
+        wait_until(lambda: self.log().count("reloaded: ") > before, "a reload", 20, log=self.log)
