@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 from functools import partial
 from pathlib import Path
@@ -146,8 +148,6 @@ def test_a_busy_multiplexed_connection_moves_when_what_runs_has_ended(
 
 
 def test_connections_of_a_process_that_gets_a_signal_move(server: Supervised) -> None:
-    import os
-
     with server.connect() as client:
         client.ask(1, "/")
         old = pid(client)
@@ -216,3 +216,30 @@ def test_many_connections_move(server: Supervised) -> None:
     for client in clients:
         assert pid(client) in server.children()
         client.close()
+
+
+def test_a_process_that_can_open_no_more_files_serves_on(
+    processes: ProcessGroup, project: Project
+) -> None:
+    """It gets a connection without its descriptor."""
+    server = Supervised(processes, project, "2", "--graceful-timeout", "5")
+    server.ready()
+    old, other = server.children()
+    clients = [server.connect() for _ in range(10)]
+    for client in clients:
+        client.ask(1, "/")
+    at_old = [client for client in clients if pid(client) == old]
+    assert at_old
+    used = len(os.listdir(f"/proc/{other}/fd"))
+    limits = resource.prlimit(other, resource.RLIMIT_NOFILE)
+    resource.prlimit(other, resource.RLIMIT_NOFILE, (used, limits[1]))
+    os.kill(old, signal.SIGTERM)
+    server.process.wait_for_log("a connection was lost: ")
+    resource.prlimit(other, resource.RLIMIT_NOFILE, limits)
+    wait_until(partial(_have_ended, server, {old}), "the end of the old process")
+    assert other in server.children()
+    server.process.send_signal(signal.SIGTERM)
+    for client in clients:
+        client.close()
+    assert server.process.wait() == 0
+    assert "does not stop" not in server.log()

@@ -257,8 +257,13 @@ class Supervised:
         if "connection" in message:
             if server is None:
                 close_all(fds)
-            else:
+            elif fds:
                 server.take_over(fds[0], message["connection"])
+            else:
+                _logger.error(
+                    "a connection was lost: this process or its supervisor can open no more files;"
+                    " raise their limit (LimitNOFILE= or ulimit -n)"
+                )
         elif server is None:
             # It is still loading the app. This interrupts the import.
             os.kill(os.getpid(), signal.SIGTERM)
