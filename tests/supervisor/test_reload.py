@@ -85,6 +85,20 @@ def test_a_module_that_is_imported_late_is_watched(
     assert server.changes() == ["late.py"] * 2
 
 
+def test_many_files_with_long_names_are_watched(processes: ProcessGroup, tmp_path: Path) -> None:
+    """Their names are longer in messages than on the disk."""
+    project = Project(tmp_path / ("é" * 120))
+    for number in range(200):
+        project.save(f"part{number}.py", "")
+    project.save("part199.py", "TEXT = 'version 1'\n")
+    imports = "".join(f"import part{number}\n" for number in range(200))
+    project.save("app.py", imports + SAYS.format("?").replace("'?'", "part199.TEXT"))
+    server = Reloading(processes, project)
+    assert server.get().body == b"version 1"
+    project.save("part199.py", "TEXT = 'version 2'\n")
+    server.wait_for("version 2")
+
+
 def test_extra_files_and_folders_are_watched_and_nothing_else(
     processes: ProcessGroup, project: Project
 ) -> None:

@@ -286,7 +286,7 @@ class Supervised:
             room = _MAX_PATHS
             for path in sorted(paths)[: MAX_FILES - len(self._told)]:
                 files[path] = stamp_since(path, self._looked)
-                room -= len(path) + 80
+                room -= len(json.dumps(path)) + 80
                 if room < 0:
                     self._tell_files(files)
                     files, room = {}, _MAX_PATHS
