@@ -191,6 +191,31 @@ def test_running_requests_end_in_the_process_in_which_they_began(
     wait_until(lambda: len(server.children()) == 2, "the end of the old processes")
 
 
+def test_a_process_that_is_replaced_while_it_loads_takes_no_request(
+    processes: ProcessGroup, project: Project
+) -> None:
+    """The app handles the signal that ends its import."""
+    text = "import pathlib, signal\n"
+    text += "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path('told').touch())\n"
+    text += "pathlib.Path({!r}).read_text()\n"
+    with Gate(processes.folder, "old") as old, Gate(processes.folder, "new") as new:
+        project.save("app.py", text.format(str(processes.folder / "old")) + SAYS.format("old"))
+        server = Supervised(processes, project, "1")
+        old.wait_for_app()
+        with server.connect() as client:
+            client.ask(1, "/")
+            project.save("app.py", text.format(str(processes.folder / "new")) + SAYS.format("new"))
+            server.process.send_signal(signal.SIGHUP)
+            wait_until((project.folder / "told").exists, "the signal in the app")
+            new.wait_for_app()
+            old.open()
+            wait_until(lambda: len(server.children()) == 1, "the end of the old process")
+            new.open()
+            assert client.answer(1).body == b"new"
+    assert "does not stop" not in server.log()
+    assert server.process.stop() == 0
+
+
 # Signals
 
 

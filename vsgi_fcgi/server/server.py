@@ -365,8 +365,6 @@ class Server:
             from vsgi_fcgi import __version__
 
             log.info("vsgi_fcgi %s, %s", __version__, BUILD)
-            for listener in self._listeners:
-                self._announce(listener, allowed)
             for acceptor in self._acceptors:
                 acceptor.start()
             if with_notifier:
@@ -377,6 +375,9 @@ class Server:
                     self._notifier.ready()
             for begin in self.at_start:
                 begin()
+            # After a supervisor was told. Who waits for these lines may send it a signal.
+            for listener in self._listeners:
+                self._announce(listener, allowed)
             if on_ready is not None:
                 on_ready()
             self._done.wait()

@@ -116,13 +116,17 @@ def signals_into(sending: socket.socket, more: Sequence[signal.Signals] = ()) ->
         sending: the socket.
         more: signals that are handled besides those that stop, reload and reopen files.
     """
+    connected = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        """Do nothing. Python sends the byte if there is a handler."""
+        """Send the byte until Python does. A second one would count as the same signal."""
+        if not connected:
+            sending.send(bytes((number,)))
 
     early = EarlySignals.installed()
     came = [] if early is None else early.hand_over(handle)
     wakeup = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+    connected = True
     for number in (*STOPPING, *filter(is_free, (*IF_FREE, *more))):
         signal.signal(number, handle)
     on_child = signal.signal(signal.SIGCHLD, handle)
@@ -216,7 +220,8 @@ class Supervisor:
             for key, _ in self._selector.select(self._select_timeout()):
                 if key.fileobj is self._wakeups:
                     self._handle_signals()
-                else:
+                elif key.data in self.processes:
+                    # A signal may have removed the process meanwhile.
                     self._receive(key.data)
             self._reap()
             # After the messages: one may have come while this process was stopped by SIGSTOP.
@@ -399,8 +404,10 @@ class Supervisor:
         if process.state != "serving":
             return
         process.served = time.monotonic()
-        if not process.retired:
-            process.kill_at = None
+        process.kill_at = None
+        if process.retired:
+            # It was told while it loaded the app. Requests may have begun since.
+            process.kill_at = process.served + self.grace + _KILL_AFTER
         if not self._has_served and not process.is_template:
             self._has_served = True
             self._say_ready()
@@ -492,9 +499,13 @@ class Supervisor:
         _logger.info("SIGHUP: reloading")
         if self._manager is not None:
             self._manager.reloading()
-        for each in self.processes:
+        for each in list(self.processes):
+            if each.state == "loading":
+                # It may have reported that it serves.
+                self._receive(each)
             if each.state == "loading" and not each.retired:
-                each.stop({"do": "stop", "grace": 0.0}, _KILL_AFTER)
+                # This interrupts the import. A process that begins to serve meanwhile retires.
+                each.stop({"do": "retire"}, _KILL_AFTER)
         self._reloading = True
         self._newest += 1
         self._generation = self._newest
@@ -543,9 +554,12 @@ class Supervisor:
     # Signals
 
     def _handle_signals(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            for number in self._wakeups.recv(4096):
-                self.handle_signal(number)
+        try:
+            numbers = self._wakeups.recv(4096)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            self.handle_signal(number)
 
     def handle_signal(self, number: int) -> None:
         """Handle a signal."""
