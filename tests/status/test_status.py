@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
+import select
 import signal
 import socket
+import struct
+import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -275,3 +281,47 @@ def test_the_commands_show_what_runs_in_a_terminal(tmp_path: Path, group: Proces
     site.process.wait(20)
     assert "cannot be read: " in complaint(tmp_path, "status", address)
     assert "ADDRESS is missing" in complaint(tmp_path, "stacks")
+
+
+def test_the_live_view_shows_changes_and_ends_at_ctrl_c(
+    tmp_path: Path, group: ProcessGroup
+) -> None:
+    site = serve(tmp_path, group, "--threads", "8")
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 60, 0, 0))
+    argv = [sys.executable, "-m", "vsgi_fcgi", "status", f"127.0.0.1:{site.port}", "--watch"]
+    shown = ""
+
+    def screen() -> str:
+        """Return the last complete screen: each begins by clearing the one before."""
+        nonlocal shown
+        while select.select([master], [], [], 0)[0]:
+            shown += os.read(master, 65536).decode()
+        return shown.split("\x1b[H\x1b[J")[-2] if shown.count("\x1b[H\x1b[J") > 1 else ""
+
+    with (
+        Client(site.address) as client,
+        subprocess.Popen(
+            argv, stdin=slave, stdout=slave, stderr=slave, env=group.environ(), cwd=TESTS
+        ) as process,
+    ):
+        try:
+            wait_until(lambda: "0 of 8 workers busy" in screen(), "the first screen")
+            for id in range(1, 9):
+                client.ask(id, f"/stuck?{'x' * 100}")
+            wait_until(lambda: "8 of 8 workers busy" in screen(), "the next one")
+            lines = screen().splitlines()
+            # It fits into the terminal, so that nothing scrolls.
+            assert len(lines) == 9
+            assert lines[-1] == "… and 8 more lines"
+            plain = [re.sub(r"\x1b\[\d*m", "", line) for line in lines]
+            assert max(map(len, plain)) == 60
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+            screen()
+            assert "Traceback" not in shown
+        finally:
+            process.kill()
+            os.close(master)
+            os.close(slave)
+            site.process.send_signal(signal.SIGKILL)

@@ -53,25 +53,34 @@ def status(line: CommandLine) -> int:
     """Print what a server does, and return the exit status: 0 if it serves."""
     options = resolve(line, os.environ).options
     connect = _Connector(_address(options, line))
-    while True:
+    if not options.watch:
         text = connect.get("/json")
         report = json.loads(text)
-        if options.json:
-            output = text
-        else:
-            width = shutil.get_terminal_size().columns
-            output = "\n".join(_lines(report, width, sys.stdout.isatty())) + "\n"
-        if not options.watch:
-            sys.stdout.write(output)
-            return 0 if report["serving"] else 1
-        # The cursor goes to the upper left corner, and the rest of the screen is cleared.
-        clear = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
-        sys.stdout.write(clear + output)
-        sys.stdout.flush()
-        try:
+        width = shutil.get_terminal_size().columns
+        lines = _lines(report, width, sys.stdout.isatty())
+        sys.stdout.write(text if options.json else "\n".join(lines) + "\n")
+        return 0 if report["serving"] else 1
+    try:
+        while True:
+            _show(connect.get("/json"), options.json)
             time.sleep(_INTERVAL)
-        except KeyboardInterrupt:
-            return 0
+    except KeyboardInterrupt:
+        return 0
+
+
+def _show(text: str, as_json: bool) -> None:
+    """Replace the content of the terminal by a report, or append to the output."""
+    is_terminal = sys.stdout.isatty()
+    if not as_json:
+        columns, rows = shutil.get_terminal_size()
+        lines = _lines(json.loads(text), columns, is_terminal)
+        # The cursor is in the last row, and more lines would move the first ones away.
+        if is_terminal and len(lines) > rows - 1 > 0:
+            lines[rows - 2 :] = [f"… and {len(lines) - rows + 2} more lines"]
+        text = "\n".join(lines) + "\n"
+    # The cursor goes to the upper left corner, and the rest of the screen is cleared.
+    sys.stdout.write("\x1b[H\x1b[J" + text if is_terminal else text)
+    sys.stdout.flush()
 
 
 def stacks(line: CommandLine) -> int:
