@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
+import threading
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -55,3 +58,20 @@ def fair(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
         return app(environ, start_response)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return (PIECE for _ in range(1526))
+
+
+def neighbours(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer 14 bytes, or never end, in the way that the path names."""
+    path = environ["PATH_INFO"]
+    if path == "/sleep":
+        time.sleep(3600)
+    elif path == "/lock":
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
+    elif path == "/call":
+        ctypes.CDLL(None).sleep(3600)
+    elif path == "/compute":
+        while True:
+            pass
+    return app(environ, start_response)

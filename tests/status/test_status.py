@@ -283,6 +283,38 @@ def test_the_commands_show_what_runs_in_a_terminal(tmp_path: Path, group: Proces
     assert "ADDRESS is missing" in complaint(tmp_path, "stacks")
 
 
+def test_the_stacks_show_the_line_at_which_each_of_16_threads_is(
+    tmp_path: Path, group: ProcessGroup
+) -> None:
+    site = serve(tmp_path, group, "--threads", "16")
+    places = {
+        "/stuck": ("in wait_for_ever", "with lock:"),
+        "/sleep": ("in app", "time.sleep(1000)"),
+        "/call": ("in app", "ctypes.CDLL(None).sleep(1000)"),
+        # A thread that computes gives way to the others where its loop begins anew.
+        "/compute": ("in compute", "while True:"),
+    }
+    with Client(site.address) as client:
+        for id, path in enumerate(places, 1):
+            client.ask(id, path)
+        wait_until(lambda: site.report()["now"]["busy"] == len(places), "the requests")
+        found: dict[str, tuple[str, str]] = {}
+
+        def all_are_there() -> bool:
+            workers = run_command(tmp_path, "stacks", f"127.0.0.1:{site.port}").out.split("\n\n")
+            assert len(workers) == 16
+            assert sum(worker.splitlines()[0].endswith(": idle") for worker in workers) == 12
+            for worker in workers:
+                title, *_, place, line = worker.rstrip().splitlines()
+                for path in places:
+                    if f": GET {path} has run for " in title:
+                        found[path] = place[place.index("in ") :], line.strip()
+            return found == places
+
+        wait_until(all_are_there, "the lines", log=lambda: str(found))
+        site.process.send_signal(signal.SIGKILL)
+
+
 def test_the_live_view_shows_changes_and_ends_at_ctrl_c(
     tmp_path: Path, group: ProcessGroup
 ) -> None:
