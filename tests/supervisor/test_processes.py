@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,28 @@ def test_sigterm_to_one_process_replaces_it(processes: ProcessGroup, project: Pr
     wait_until(lambda: before[0] not in server.children(), "the end of the old process")
     assert len(server.children()) == 2
     assert "unexpectedly" not in server.log()
+
+
+def test_a_process_serves_until_the_one_that_replaces_it_does(
+    processes: ProcessGroup, project: Project
+) -> None:
+    """Also if the new one loads the app for longer than requests may take to end."""
+    server = Supervised(processes, project, "1", "--graceful-timeout", "0.2")
+    server.ready(1)
+    (old,) = server.children()
+    waits = f"import pathlib\npathlib.Path({str(processes.folder / 'gate')!r}).read_text()\n"
+    project.save("app.py", waits + pids_app("'new'"))
+    with Gate(processes.folder) as gate, server.connect() as client:
+        os.kill(old, signal.SIGTERM)
+        server.process.wait_for_log(f"process {old} is replaced: SIGTERM")
+        gate.wait_for_app()
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() - began > 0.4, "the end of the graceful timeout")
+        assert client.get().body.startswith(b"(%d," % old)
+        gate.open()
+        wait_until(lambda: client.get().body.endswith(b"'new')"), "the new process")
+    assert "unexpectedly" not in server.log()
+    assert server.process.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])

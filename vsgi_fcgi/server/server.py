@@ -496,6 +496,9 @@ class Server:
 
     def _on_signal(self, name: str) -> None:
         if self.supervisor is not None and self.supervisor.leave(name):
+            # The new process may need longer to load the app than requests have to end.
+            assert self._signals is not None
+            self._signals.forget()
             return
         self._log.info("%s: stopping", name)
         if self._begun_to_stop:

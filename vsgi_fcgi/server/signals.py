@@ -31,6 +31,9 @@ from vsgi_fcgi.transport.unpatched import start_thread
 # From the C module: a native thread waits for it, and an app may patch the module `socket`.
 _socketpair: Any = monkey.get_original("_socket", "socketpair")
 
+_FORGET = b"\0"
+"""Tells the thread that keeps the deadline to forget a signal; no signal has this number."""
+
 
 class Signals:
     """Handles signals while the server runs.
@@ -170,6 +173,9 @@ class Signals:
                 self._async.send()
             for number in numbers:
                 note = number, time.monotonic()
+                if number == _FORGET[0]:
+                    first = None
+                    self._receiving.settimeout(None)
                 if not self._is_ours(number):
                     continue
                 if first is None:
@@ -190,6 +196,16 @@ class Signals:
 
     def _reopens(self, number: int) -> bool:
         return number == signal.SIGUSR1 and not self._usr1_stops
+
+    def forget(self) -> None:
+        """Forget the signal and its deadline, because another process will replace this one."""
+        self._first = None
+        self._begun = False
+        if self._watcher is not None:
+            self._deadline_timer.stop()
+        else:
+            with contextlib.suppress(BlockingIOError):
+                self._sending.send(_FORGET)
 
     def left(self) -> float:
         """Return the seconds that are left of the graceful timeout; 0 if no signal came."""
