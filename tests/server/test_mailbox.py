@@ -95,6 +95,24 @@ def test_quiet_posts_wait_for_the_ring_or_for_the_next_post() -> None:
     assert got == [1, 2, 3]
 
 
+def test_a_post_that_can_wait_for_a_ring_wakes_nobody_if_one_is_due() -> None:
+    owner, got = Owner(), list[int]()
+    owner.mailbox.due = True
+    owner.mailbox.post_soon(got.append, 1)
+    assert owner.woken == 0
+    owner.mailbox.due = False
+    owner.mailbox.ring()
+    assert owner.woken == 1
+    owner.mailbox.drain()
+    owner.mailbox.post_soon(got.append, 2)
+    assert owner.woken == 2
+    owner.mailbox.drain()
+    assert got == [1, 2]
+    owner.mailbox.close()
+    owner.mailbox.post_soon(got.append, 3)
+    assert (got, owner.woken) == ([1, 2], 2)
+
+
 def test_close_hands_back_what_was_accepted_and_accepts_nothing_more() -> None:
     owner, got = Owner(), list[int]()
     owner.mailbox.post(got.append, 1)

@@ -38,7 +38,7 @@ class FakeSink:
         self.errors: list[str] = []
         self._cancel_after = cancel_after
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, last: bool = False) -> None:
         assert not self.ended, f"{data!r} was written after the end"
         if self.cancelled:
             raise ClientDisconnected("gone")

@@ -256,7 +256,7 @@ class _CGIResponse:
         self._timeout = timeout
         self._open = True
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, last: bool = False) -> None:
         view = memoryview(data)
         while view:
             if self.cancelled:

@@ -422,7 +422,12 @@ class ResponseWriter(Writer[Exchange]):
     def put(self, exchange: Exchange) -> None:
         """Queue the posted pieces of a response."""
         response = exchange.response
-        assert response is not None
+        if response is None:
+            # The whole response in one piece. If the app has ended, `finish` follows.
+            if exchange.state is SUBMITTED and not exchange.closed:
+                exchange.hold()
+                self.queue(exchange)
+            return
         if exchange.state is not SUBMITTED:
             response.drop()
             return
@@ -440,7 +445,7 @@ class ResponseWriter(Writer[Exchange]):
         if response is not None:
             # Their announcement is lost if an exception was raised in the worker at that moment.
             response.take()
-        elif not self._ready and not self.blocked:
+        elif not self._ready and not self.blocked and not exchange.broken:
             self._complete(exchange)
             self.touch()
             return

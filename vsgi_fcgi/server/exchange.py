@@ -174,7 +174,7 @@ class Exchange:
         software: the param SERVER_SOFTWARE; the worker's until it is done.
         queued: the exchange is in its writer's queue; the main context's.
         begun: some of STDOUT has been sent; the main context's.
-        final: the last piece of STDOUT, after the worker is done.
+        final: the last piece of STDOUT, after the worker has posted it.
         more: bytes of STDOUT that follow ``final``; only if nothing was sent before.
         early_stderr: the text that the app wrote to ``wsgi.errors`` before its first piece of
             STDOUT. The worker sets it before it posts that piece.
@@ -277,8 +277,12 @@ class Exchange:
     # The worker.
 
     @worker_only
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, last: bool = False) -> None:
         """Send a piece of STDOUT; wait if the web server reads too slowly.
+
+        Args:
+            data: the piece.
+            last: no other piece follows, but the app has not ended yet.
 
         Raises:
             ClientDisconnected: the web server gave the request up.
@@ -288,7 +292,16 @@ class Exchange:
         response = self.response
         if response is None:
             self._hand_over_stderr()
-            response = self.response = ResponseBuffer(self.connection.services, self)
+            connection = self.connection
+            services = connection.services
+            memory = services.memory
+            if last and len(data) <= _UNCHARGED and memory.used < memory.limit:
+                # Most responses of frameworks: one piece, and an iterable that ends at once. If it
+                # has ended when the main context looks, the piece goes out with END_REQUEST.
+                self.final = data
+                services.mailbox.post_soon(connection.writer.put, self)
+                return
+            response = self.response = ResponseBuffer(services, self)
         response.write(data)
 
     def post_pieces(self) -> bool:
@@ -345,7 +358,8 @@ class Exchange:
         """End the request so that its client sees a broken answer, or a 500 if nothing was sent."""
         if self.closed:
             return
-        if self.response is None:
+        # In this order, because the main context sets `response` before it empties `final`.
+        if not self.final and self.response is None:
             self.finish(error_response(500), app_status=1)
         else:
             self.broken = True
@@ -453,7 +467,7 @@ class Exchange:
 
     @main_only
     def hold(self) -> None:
-        """Queue the last piece of the response, which cannot be sent at once."""
+        """Queue the last piece of the response, which cannot be sent with its end at once."""
         if self.response is None and self.final:
             self.response = ResponseBuffer(self.connection.services, self)
             self.response.hold(self.final)
@@ -545,11 +559,11 @@ class LoggedExchange(Exchange):
     ended: int
 
     @worker_only
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, last: bool = False) -> None:
         """Send a piece of STDOUT; the first one contains the whole header block."""
         if not self.head:
             self.head = _head_of(data)
-        Exchange.write(self, data)
+        Exchange.write(self, data, last)
 
     @main_only
     def hold(self) -> None:

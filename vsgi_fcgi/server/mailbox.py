@@ -35,9 +35,12 @@ class Mailbox:
         wake: makes the main context call `drain` soon. Any thread calls it, with the lock held,
             and only if no other wake-up is pending.
         on_error: called with an exception that a call raised; the other calls are made.
+
+    Attributes:
+        due: `ring` will be called within a millisecond. It becomes False before that call.
     """
 
-    __slots__ = ("_closed", "_items", "_lock", "_on_error", "_signalled", "_wake")
+    __slots__ = ("_closed", "_items", "_lock", "_on_error", "_signalled", "_wake", "due")
 
     def __init__(
         self, wake: Callable[[], object], on_error: Callable[[BaseException], object]
@@ -48,6 +51,7 @@ class Mailbox:
         self._items: list[Item] = []
         self._signalled = False
         self._closed = False
+        self.due = False
 
     def post(self, function: Callable[[Any], object], argument: Any) -> bool:
         """Queue ``function(argument)`` for the main context. Callable from any thread.
@@ -62,6 +66,14 @@ class Mailbox:
             if not self._signalled:
                 self._signal()
             return True
+
+    def post_soon(self, function: Callable[[Any], object], argument: Any) -> None:
+        """Queue a call like `post`, but without a wake-up if `ring` is `due`."""
+        with self._lock:
+            if not self._closed:
+                self._items.append((function, argument))
+                if not self._signalled and not self.due:
+                    self._signal()
 
     def post_quietly(self, function: Callable[[Any], object], argument: Any) -> bool:
         """Queue a call like `post`, but without a wake-up. The caller must call `ring` later."""

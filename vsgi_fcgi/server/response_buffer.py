@@ -259,8 +259,9 @@ class ResponseBuffer:
 
     @main_only
     def hold(self, data: bytes) -> None:
-        """Queue the last piece, after the worker is done."""
+        """Queue the last piece, after which the worker writes nothing."""
         self.pieces.append(data)
+        self._written += len(data)
         self._services.memory.charge(len(data))
 
     def forked(self) -> None:

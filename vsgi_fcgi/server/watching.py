@@ -107,9 +107,9 @@ class InterruptibleExchange(WatchedExchange):
         return getattr(self, "_interrupt", None)
 
     @worker_only
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, last: bool = False) -> None:
         """Send a piece of STDOUT; wait if the web server reads too slowly."""
-        self._interrupt.call_masked(LoggedExchange.write, self, data)
+        self._interrupt.call_masked(LoggedExchange.write, self, data, last)
 
     @worker_only
     def write_error(self, text: str) -> None:

@@ -251,8 +251,12 @@ class ResponseSink(Protocol):
     def cancelled(self) -> bool:
         """Whether the web server aborted the request."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, last: bool = False) -> None:
         """Send a piece of STDOUT; this may wait until the web server reads.
+
+        Args:
+            data: the piece.
+            last: no other piece follows, but the app has not ended yet.
 
         Raises:
             ClientDisconnected: the web server aborted the request.
@@ -335,9 +339,9 @@ class Response:
         if data and not self.sent:
             head = self.head()
             if len(taken) <= _JOIN_SIZE:
-                taken = head + taken
-            else:
-                self._sink.write(head)
+                self._sink.write(head + taken, self._left == 0)
+                return
+            self._sink.write(head)
         if taken:
             self._sink.write(taken)
 

@@ -10,8 +10,9 @@ from contextvars import ContextVar
 import gevent
 import pytest
 from support.fcgi.peer import several, whole_request
-from support.server import WORKERS, hello, logged, respond, running, wait_until
+from support.server import WORKERS, hello, logged, respond, running, wait_in_app, wait_until
 
+from vsgi_fcgi.protocol import BROKEN_ANSWER
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.response import StartResponse
 
@@ -133,6 +134,70 @@ def test_no_exception_costs_a_worker(error: type[BaseException], worker: str) ->
             assert client.get("/close").body == b"fine"
             assert client.get("/").body == b"fine"
         log.wait_for("close() of the response failed")
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_whole_response_does_not_wait_for_the_end_of_its_app(at_once: int, worker: str) -> None:
+    """PEP 3333: the transmission of no block may be delayed, not even of the last one."""
+    seen = {path: threading.Event() for path in ("/1", "/2", "/3")}
+
+    class Body:
+        def __init__(self, environ: Environ) -> None:
+            self.environ = environ
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"fine"
+            wait_in_app(self.environ, seen[self.environ["PATH_INFO"]])
+
+        def close(self) -> None:
+            self.environ["wsgi.errors"].write("late\n")
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "4")])
+        return Body(environ) if environ["PATH_INFO"] in seen else [b"warm"]
+
+    with running(app, worker=worker, threads=3) as server:
+        client = server.connect()
+        for _ in range(20):
+            assert client.get("/warm").body == b"warm"
+        ids = range(1, at_once + 1)
+        client.send(b"".join(whole_request(id, f"/{id}") for id in ids))
+        for id in ids:
+            while id not in client.answers or b"fine" not in client.answers[id].stdout:
+                assert client.collect() is not None
+            assert not client.answers[id].ended
+            seen[f"/{id}"].set()
+            answer = client.answer(id)
+            assert (answer.body, answer.order) == (b"fine", ["out", "err"])
+        assert server.context.services.memory.used == 0
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_an_error_after_a_whole_response_is_a_broken_answer(at_once: int, worker: str) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "4")])
+        return body()
+
+    def body() -> Iterator[bytes]:
+        yield b"fine"
+        raise RuntimeError
+
+    with logged() as log, running(app, worker=worker, threads=3) as server:
+        client = server.connect()
+        ids = range(1, at_once + 1)
+        client.send(b"".join(whole_request(id) for id in ids))
+        if at_once == 1:
+            # Without END_REQUEST, because this web server would ignore its status.
+            client.read_to_end()
+            assert client.answers[1].body == b"fine"
+            assert not client.answers[1].ended
+        else:
+            for id in ids:
+                answer = client.answer(id)
+                assert (answer.body, answer.app_status) == (b"fine", BROKEN_ANSWER)
+        log.wait_for("the app failed in the middle")
 
 
 @pytest.mark.parametrize("worker", WORKERS)

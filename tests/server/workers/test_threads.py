@@ -195,7 +195,7 @@ def test_requests_that_are_taken_while_a_check_is_arranged() -> None:
             # The race is between two lines of the pool; it cannot be hit from outside.
             pool.fresh = True
             pool.hand_over()
-            due.append(pool._checking)
+            due.append(server.context.services.mailbox.due)
             pool.stop()
 
         server.in_context(arrange)

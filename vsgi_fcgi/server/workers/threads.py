@@ -112,7 +112,6 @@ class ThreadPool:
         self._quick = False
         self.fresh = False
         self._timer = loop.timer(_CHECK, _CHECK)
-        self._checking = False
         self._first: Exchange | None = None
         self._began = 0.0
         self._computed = 0.0
@@ -173,7 +172,7 @@ class ThreadPool:
             waiting = len(self.jobs)
             if waiting:
                 self._wake(1)
-                if waiting > 1 and not self._checking:
+                if waiting > 1 and not self._mailbox.due:
                     self._check_soon()
 
     @main_only
@@ -190,7 +189,7 @@ class ThreadPool:
             self._first = self.jobs[0]
         except IndexError:
             return  # threads have taken them all meanwhile
-        self._checking = True
+        self._mailbox.due = True
         self._began = time.monotonic()
         self._computed = time.process_time()
         # `update`: count from now, and not from the beginning of this round of the loop.
@@ -198,7 +197,7 @@ class ThreadPool:
 
     def _check(self) -> None:
         """Wake what a wrong guess delays: threads for requests, the main context for responses."""
-        self._checking = False
+        self._mailbox.due = False
         self._timer.stop()
         self._mailbox.ring()
         before, self._first = self._first, None
@@ -293,7 +292,8 @@ class ThreadPool:
     def _run_requests(self, number: int, latch: Lock, taken: list[Exchange]) -> None:
         latch.acquire()
         jobs, idle, run, clock = self.jobs, self._idle, self._run, time.monotonic
-        ring = self._mailbox.ring
+        mailbox = self._mailbox
+        ring = mailbox.ring
         busy = self._busy
         now = clock()
         silent = False
@@ -327,12 +327,13 @@ class ThreadPool:
             begun, now = now, clock()
             self._quick = now - begun < _QUICK and now > self._wary_until
             # Only while a check is due, so that no response waits for longer than that.
-            silent = self._quick and self._checking and bool(jobs)
+            silent = self._quick and mailbox.due and bool(jobs)
             if not silent:
                 ring()
 
     def stop(self) -> None:
         """End each thread when it finds no more requests."""
+        self._mailbox.due = False
         self._timer.stop()
         self._timer.close()
         with self._lock:
