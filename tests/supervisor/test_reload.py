@@ -211,6 +211,7 @@ def test_running_requests_end_with_the_code_that_they_began_with(
 ) -> None:
     project.save("app.py", WAITS)
     server = Reloading(processes, project)
+    server.ready()
     with Gate(processes.folder) as gate, Client(server.address) as client:
         client.ask(1, gate.url)
         gate.wait_for_app()
