@@ -322,6 +322,10 @@ def test_the_live_view_shows_changes_and_ends_at_ctrl_c(
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 60, 0, 0))
     argv = [sys.executable, "-m", "vsgi_fcgi", "status", f"127.0.0.1:{site.port}", "--watch"]
+    env = group.environ()
+    for name in ("COLUMNS", "LINES"):
+        # They count for more than the terminal itself, and pytest-xdist sets them.
+        env.pop(name, None)
     shown = ""
 
     def screen() -> str:
@@ -334,7 +338,7 @@ def test_the_live_view_shows_changes_and_ends_at_ctrl_c(
     with (
         Client(site.address) as client,
         subprocess.Popen(
-            argv, stdin=slave, stdout=slave, stderr=slave, env=group.environ(), cwd=TESTS
+            argv, stdin=slave, stdout=slave, stderr=slave, env=env, cwd=TESTS
         ) as process,
     ):
         try:
