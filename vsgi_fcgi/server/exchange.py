@@ -40,6 +40,7 @@ is a bug in the server.
 from __future__ import annotations
 
 from enum import IntEnum
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Final, Protocol
 
 from vsgi_fcgi.children import exit_child
@@ -277,6 +278,14 @@ class Exchange:
     # The worker.
 
     @worker_only
+    def note_begin(self) -> None:
+        """Take note that the app is about to run, if something needs this."""
+
+    @worker_only
+    def note_end(self) -> None:
+        """Take note that the app is done, if something needs this."""
+
+    @worker_only
     def write(self, data: bytes, last: bool = False) -> None:
         """Send a piece of STDOUT; wait if the web server reads too slowly.
 
@@ -347,6 +356,7 @@ class Exchange:
                     self.broken = True
                     app_status = 1
         self.app_status = app_status
+        self.note_end()
         # The worker rings when it has looked for its next request: see `ThreadPool`.
         if not services.mailbox.post_quietly(connection.writer.finish, self):
             if services.in_child:
@@ -538,15 +548,16 @@ if TYPE_CHECKING:
 class LoggedExchange(Exchange):
     """Keeps what the access log needs, noted where it happens.
 
-    Times are in nanoseconds by `time.monotonic_ns`. They exist only if the log's format uses them.
+    Times are in nanoseconds by `time.monotonic_ns`. They exist only if the log's format uses them,
+    and those of the run only in a `TimedExchange`.
 
     Attributes:
         notes: the values that the format needs from the request, since a worker has the exchange;
             the main context's.
         head: the header block of a response that is not sent in one piece, once the worker has
             written it.
-        run_began: the time when a worker took the exchange; 0 before that.
-        run_ended: the time when the worker was done.
+        run_began: the time when a worker began to run the app; 0 before that.
+        run_ended: the time when the worker was done; 0 before that.
         ended: the time when the response was sent.
     """
 
@@ -582,6 +593,22 @@ class LoggedExchange(Exchange):
         if self.begun and self.response is not None:
             return self.response.sent + len(self.final)
         return len(self.final) + len(self.more)
+
+
+class TimedExchange(LoggedExchange):
+    """Keeps when the app began and ended as well."""
+
+    __slots__ = ()
+
+    @worker_only
+    def note_begin(self) -> None:
+        """Keep the time."""
+        self.run_began = monotonic_ns()
+
+    @worker_only
+    def note_end(self) -> None:
+        """Keep the time, before the main context gets the end of the response."""
+        self.run_ended = monotonic_ns()
 
 
 def _head_of(data: bytes) -> bytes:

@@ -39,7 +39,7 @@ class Interrupt:
         raised: the exception was set. It is set only once for a request.
     """
 
-    __slots__ = ("_gate", "_ident", "_in_app", "raised")
+    __slots__ = ("_decision", "_gate", "_ident", "_in_app", "raised")
 
     def __init__(self) -> None:
         self._ident = get_ident()
@@ -47,6 +47,20 @@ class Interrupt:
         self._gate.acquire()
         self._in_app = False
         self.raised = False
+        self._decision = [None]
+
+    def decide(self) -> bool:
+        """Decide whether this thread is replaced: by the worker that ends, or by who replaces it.
+
+        Returns:
+            Whether this is the first call, in any thread.
+        """
+        try:
+            # One step of the interpreter.
+            self._decision.pop()
+        except IndexError:
+            return False
+        return True
 
     def try_to_raise(self) -> bool:
         """Interrupt the app. Callable from any other thread.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final, cast
 
@@ -18,17 +17,22 @@ from vsgi_fcgi.server.connection import (
     ServerConnection,
     protocol_factory,
 )
-from vsgi_fcgi.server.exchange import LoggedExchange
+from vsgi_fcgi.server.exchange import Exchange, LoggedExchange, TimedExchange
 from vsgi_fcgi.server.file_io import FileIO
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.main_context_calls import MainContextCalls, Stats
 from vsgi_fcgi.server.publishing import Publisher
 from vsgi_fcgi.server.recycling import Recycling
 from vsgi_fcgi.server.roles import Apps
-from vsgi_fcgi.server.services import Services
+from vsgi_fcgi.server.services import Counts, Services
 from vsgi_fcgi.server.status_path import StatusPath
-from vsgi_fcgi.server.watching import RunLimits, RunningRequests
-from vsgi_fcgi.server.workers.base import Dispatcher, Pool, make_run, run_timed
+from vsgi_fcgi.server.watching import (
+    InterruptibleExchange,
+    RunLimits,
+    WatchedExchange,
+    run_limited,
+)
+from vsgi_fcgi.server.workers.base import Dispatcher, Pool, make_run
 from vsgi_fcgi.server.workers.main import MainWorker
 from vsgi_fcgi.server.workers.threads import ThreadPool
 from vsgi_fcgi.status.scoreboard import Scoreboard
@@ -73,7 +77,6 @@ class MainContext:
         dispatcher: hands complete requests to the workers.
         request_reader: reads the requests that arrive on each connection.
         recycling: says when the process should end, or None if no setting asks for it.
-        running: the requests that run now, or None if no setting limits them.
         publisher: writes the scoreboard, or None if there is none.
         run_limits: ends or reports requests that take too long, or None if no setting asks for it.
         make_protocol: makes the protocol of a connection.
@@ -124,12 +127,8 @@ class MainContext:
         self.connections.scratch = memoryview(bytearray(_SCRATCH_SIZE))
         self.calls = MainContextCalls(self.services, Stats(self.connections.open))
         take_notes = None if self.access_log is None else self.access_log.take_notes
-        self.running: RunningRequests | None = None
         if scoreboard is not None:
-            self.services.counts = Counter()
-        if any(config.run_limits) or scoreboard is not None:
-            self.running = RunningRequests(self.services, self.access_log)
-            take_notes = self.running.note
+            self.services.counts = Counts()
         self.recycling = Recycling.wanted(self.services, self.connections, self.calls.stats)
         if self.recycling is not None:
             take_notes = self.recycling.counting(take_notes)
@@ -143,30 +142,33 @@ class MainContext:
         reader = request_reader or (RoleRequestReader if others else RequestReader)
         self.request_reader = reader(self.services, self.dispatcher, self.access_log)
         self.timeouts = Timeouts(self.connections, config)
+        self.request_reader.make_exchange = self._exchange_class()
         self.run_limits: RunLimits | None = None
         self.publisher: Publisher | None = None
-        if self.running is not None:
-            self.request_reader.make_exchange = self.running.exchange_class
-            what = self.services, self.running, self._pool, self.connections
-            if any(config.run_limits):
-                self.run_limits = RunLimits(*what, self.access_log)
-            if scoreboard is not None:
-                self.publisher = Publisher(*what, *scoreboard)
-                if config.status_path is not None:
-                    allowed = config.status_allow
-                    status = StatusPath(
-                        config.status_path, allowed, self.publisher, self.access_log
-                    )
-                    self.dispatcher.intercept = status.take
+        what = self.services, self._pool, self.connections
+        if any(config.run_limits):
+            self.run_limits = RunLimits(*what, self.access_log)
+        if scoreboard is not None:
+            self.publisher = Publisher(*what, self.run_limits, *scoreboard)
+            if config.status_path is not None:
+                allowed = config.status_allow
+                status = StatusPath(config.status_path, allowed, self.publisher, self.access_log)
+                self.dispatcher.intercept = status.take
+
+    def _exchange_class(self) -> type[Exchange]:
+        config = self.services.config
+        if config.request_timeout is not None:
+            return InterruptibleExchange
+        if any(config.run_limits) or self.services.counts is not None:
+            return WatchedExchange
+        if self.access_log is None:
+            return Exchange
+        return TimedExchange if self.access_log.times_runs else LoggedExchange
 
     def _start_pool(self, apps: Apps, multiprocess: bool) -> Pool:
         """Start the workers: threads, or the main context itself if it cannot have threads."""
         services, config = self.services, self.services.config
-        around: Callable[..., None] | None = None
-        if self.running is not None:
-            around = self.running.run
-        elif self.access_log is not None and self.access_log.times_runs:
-            around = run_timed
+        around = run_limited if any(config.run_limits) else None
         make = partial(make_run, apps, around=around, mount=config.mount_point)
         make = partial(make, vsgi_fcgi__main_context=self.calls, multiprocess=multiprocess)
         make = partial(make, wsgi__file_wrapper=config.file_wrapper)
@@ -185,7 +187,9 @@ class MainContext:
                 return threads
         services.workers_in_loop = True
         run = make(multithread=False)
-        return MainWorker(run, self.connections.request_round, self._stray)
+        watched = issubclass(self._exchange_class(), WatchedExchange)
+        request_round = self.connections.request_round
+        return MainWorker(run, request_round, self._stray, watched=watched)
 
     def _failed(self, error: BaseException) -> None:
         self.services.log.error("a bug in the server", error=error)

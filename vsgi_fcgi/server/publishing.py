@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from itertools import chain
-from operator import itemgetter
 from queue import Empty
 from typing import Any, Final, TypeVar
 
 from vsgi_fcgi.server.mailbox import ThreadLatch
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.server.stacks import stack_of, stack_text
-from vsgi_fcgi.server.watching import RunningRequests, WatchedExchange
+from vsgi_fcgi.server.watching import RunLimits, running
 from vsgi_fcgi.server.workers.base import Pool
 from vsgi_fcgi.server.workers.threads import WorkerThread
 from vsgi_fcgi.status.scoreboard import (
-    BUCKETS,
+    CLASSES,
     COUNTERS,
     ENDED,
     GAUGES,
@@ -29,11 +26,11 @@ from vsgi_fcgi.status.scoreboard import (
     SERVING,
     SLOW,
     STUCK,
+    Histogram,
     Period,
     Process,
     Running,
     Scoreboard,
-    bucket_of,
 )
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.thread_affinity import main_only
@@ -55,20 +52,18 @@ _LONG: Final = 1_000_000_000
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
-_CODES: Final = {code: f"responses_{chr(code)}xx" for code in b"12345"}
-
 
 class Publisher:
-    """Counts the requests that have ended, and writes the scoreboard.
+    """Writes the scoreboard.
 
     A native thread does this once a second, also while an app blocks the main context. The same
     thread makes the pages, so that the main context does not wait for source files.
 
     Args:
         services: the services of the server, which have counts.
-        running: the requests that run.
-        pool: the workers.
+        pool: the workers, with the requests that run.
         connections: all connections.
+        limits: the limits on running requests, or None if there are none.
         scoreboard: the scoreboard.
         index: the number of this process in it.
 
@@ -80,9 +75,9 @@ class Publisher:
     def __init__(
         self,
         services: Services,
-        running: RunningRequests,
         pool: Pool,
         connections: Connections[Any],
+        limits: RunLimits | None,
         scoreboard: Scoreboard,
         index: int,
     ) -> None:
@@ -91,10 +86,11 @@ class Publisher:
         self.state = SERVING
         self._services = services
         self._counts = services.counts
-        self._running = running
+        self._limits = limits
         self._pool = pool
         self._connections = connections
         self._index = index
+        self._errors = 0
         self._process = Process(os.getpid(), SERVING, started=time.time())
         self._tasks: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], object]] | None]
         self._tasks = SimpleQueue()
@@ -151,13 +147,12 @@ class Publisher:
 
     def stack(self, ident: int) -> str:
         """Return the stack of a thread of this process."""
-        return stack_text(stack_of(ident, self._running.greenlet))
+        return stack_text(stack_of(ident, self._pool.greenlet))
 
     def stacks(self) -> str:
         """Return the stacks of all threads of this process that run requests, or could."""
-        running, now = self._running, time.monotonic_ns()
-        exchanges = running.stuck.copy() | running.threads.copy()
-        by_thread = {ident: exchange for exchange, ident in exchanges.items()}
+        now = time.monotonic_ns()
+        by_thread = {ident: exchange for exchange, ident in running(self._pool)}
         parts = []
         for thread in threading.enumerate():
             found = by_thread.get(thread.ident or 0)
@@ -177,38 +172,33 @@ class Publisher:
         process.updated = time.monotonic()
         process.requests = self._requests()
         process.gauges = self._gauges(len(process.requests))
-        self._count_done(process.gauges)
-        process.counters = [self._counts[name] for name in COUNTERS]
+        self._copy_counts(process)
         self.scoreboard.write(self._index, process)
 
-    def _count_done(self, gauges: list[int]) -> None:
-        """Count the requests that have ended since the last update."""
-        done = self._running.done
-        items = [done.popleft() for _ in range(len(done))]
-        counts, process = self._counts, self._process
-        codes = Counter(map(itemgetter(0), items))
-        for code, count in codes.items():
-            counts[_CODES.get(code, "responses_none")] += count
-        waits = list(map(itemgetter(1), items))
-        runs = list(map(itemgetter(2), items))
-        counts["sent_bytes"] += sum(map(itemgetter(3), items))
-        process.queue_wait.total += sum(waits) / 1e9
-        process.run_time.total += sum(runs) / 1e9
-        for bucket, count in Counter(map(bucket_of, waits)).items():
-            process.queue_wait.counts[bucket] += count
-        buckets = Counter(map(bucket_of, runs))
-        for bucket, count in buckets.items():
-            process.run_time.counts[bucket] += count
+    def _copy_counts(self, process: Process) -> None:
+        """Copy what is counted, and add what is new to the current period."""
+        counts = self._counts
+        # The main context counts on meanwhile. Each copy is made in one step of the interpreter.
+        responses, runs = counts.responses.copy(), counts.run_time.copy()
+        named = zip(CLASSES, responses, strict=True)
+        found = {f"responses_{name}": count for name, count in named}
+        found |= {**counts.events, "sent_bytes": counts.sent_bytes}
+        last_errors, last_runs = self._errors, process.run_time.counts
+        self._errors = responses[CLASSES.index("5xx")]
+        process.counters = [found.get(name, 0) for name in COUNTERS]
+        process.queue_wait = Histogram(counts.queue_wait.copy(), counts.queue_wait_total / 1e9)
+        process.run_time = Histogram(runs, counts.run_time_total / 1e9)
         begin = int(time.time()) // PERIOD
         if not process.periods or process.periods[-1].begin != begin:
             process.periods.append(Period(begin))
             del process.periods[:-PERIODS]
         period = process.periods[-1]
-        period.requests += len(items)
-        period.errors += codes[ord("5")]
-        period.busy = max(period.busy, gauges[GAUGES.index("busy")])
-        period.queued = max(period.queued, gauges[GAUGES.index("queued")])
-        period.run = [period.run[number] + buckets[number] for number in range(BUCKETS)]
+        new = [count - last for count, last in zip(runs, last_runs, strict=True)]
+        period.requests += sum(new)
+        period.errors += self._errors - last_errors
+        period.busy = max(period.busy, process.gauges[GAUGES.index("busy")])
+        period.queued = max(period.queued, process.gauges[GAUGES.index("queued")])
+        period.run = [count + more for count, more in zip(period.run, new, strict=True)]
 
     def _gauges(self, busy: int) -> list[int]:
         # Copies, made in one step of the interpreter: the main context changes the set.
@@ -228,23 +218,19 @@ class Publisher:
         return [found[name] for name in GAUGES]
 
     def _requests(self) -> list[Running]:
-        running, now = self._running, time.monotonic_ns()
-        stuck = running.stuck.copy()
+        limits, now = self._limits, time.monotonic_ns()
         found = []
-        for exchange, ident in chain(stuck.items(), running.threads.copy().items()):
-            stack = ""
-            if now - exchange.run_began >= _LONG:
-                stack = stack_text(stack_of(ident, running.greenlet))
-            marks = (SLOW if exchange in running.slow else 0) | (STUCK if exchange in stuck else 0)
-            found.append(_running(exchange, ident, marks, stack))
-            if len(found) == MAX_REQUESTS:
-                break
+        for exchange, ident in running(self._pool)[:MAX_REQUESTS]:
+            began, stack, marks = exchange.run_began, "", 0
+            if now - began >= _LONG:
+                stack = self.stack(ident)
+            if limits is not None:
+                marks += SLOW if exchange in limits.slow else 0
+                marks += STUCK if exchange in limits.replaced else 0
+            what = exchange.method, exchange.target, exchange.client
+            queued = began - exchange.submitted_at
+            found.append(Running(ident, began, queued, marks, *what, stack))
         return found
-
-
-def _running(exchange: WatchedExchange, ident: int, marks: int, stack: str) -> Running:
-    queued = exchange.run_began - exchange.submitted_at
-    return Running(ident, exchange.run_began, queued, marks, *exchange.about, stack)
 
 
 def _resident() -> int:

@@ -1,31 +1,28 @@
-"""The requests that run now, and the limits on them.
+"""What the status knows of a request, and the limits on requests that run.
 
-A running request is only noted in a dict by its thread. One timer looks at all of them, so there
-is no timer for each request. Without any of these settings, no request is noted.
+A worker only notes when it begins and ends. The pool knows which requests its workers have taken.
+One timer looks at all of them, so there is no timer for each request.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from greenlet import getcurrent
-
 from vsgi_fcgi.log.access_format import rebuild_target
 from vsgi_fcgi.log.access_log import AccessLog
-from vsgi_fcgi.server.exchange import SUBMITTED, Exchange, LoggedExchange
+from vsgi_fcgi.server.exchange import SUBMITTED, Exchange, LoggedExchange, TimedExchange
 from vsgi_fcgi.server.mailbox import ThreadLatch
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.server.stacks import Place, stack_of, stack_text
-from vsgi_fcgi.server.workers.base import Pool
+from vsgi_fcgi.server.workers.base import Pool, Run
 from vsgi_fcgi.server.workers.threads import Replaced, ThreadPool
 from vsgi_fcgi.transport.closing import Outcome
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
-from vsgi_fcgi.transport.unpatched import get_ident, start_thread
+from vsgi_fcgi.transport.unpatched import start_thread
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.response import App, error_response
 
@@ -41,23 +38,24 @@ _MAX_INTERVAL: Final = 1.0
 _RETRY_AFTER: Final = 1
 """Seconds after which a client may try again when the server was overloaded."""
 
-_MAX_DONE: Final = 65536
-"""Maximum number of ended requests that are not counted yet. The scoreboard counts each second."""
-
 _SECOND: Final = 1_000_000_000
 
 
-class WatchedExchange(LoggedExchange):
-    """Keeps what is needed of a running request.
+class WatchedExchange(TimedExchange):
+    """Keeps what is shown of a running request, and is counted at its end.
 
     Attributes:
-        about: its method, its path and query, and the address of its client.
+        method: its method.
+        target: its path and query.
+        client: the address of its client.
         submitted_at: the time when it was complete, by `time.monotonic_ns`.
     """
 
-    __slots__ = ("about", "submitted_at")
+    __slots__ = ("client", "method", "submitted_at", "target")
 
-    about: tuple[str, str, str]
+    method: str
+    target: str
+    client: str
     submitted_at: int
 
     @property
@@ -68,12 +66,42 @@ class WatchedExchange(LoggedExchange):
     @property
     def name(self) -> str:
         """The method and the URI."""
-        return f"{self.about[0]} {self.about[1]}"
+        return f"{self.method} {self.target}"
 
-    @property
-    def is_head(self) -> bool:
-        """Whether the response must have no body."""
-        return self.about[0] == "HEAD"
+    @main_only
+    def submit(self) -> None:
+        """Keep data of the request before its params become the app's."""
+        params = self.request.params
+        self.method = params.get("REQUEST_METHOD", "-")
+        self.target = params.get("REQUEST_URI", "") or rebuild_target(params.get)
+        self.client = params.get("REMOTE_ADDR", "")
+        self.head = b""
+        self.run_began = self.run_ended = 0
+        if self.body is not None:
+            counts = self.connection.services.counts
+            if counts is not None:
+                counts.events["received_bytes"] += self.body.size
+        self.submitted_at = monotonic_ns()
+        Exchange.submit(self)
+
+    @main_only
+    def end_run(self) -> bool:
+        """Count the request, if it has run."""
+        counts = self.connection.services.counts
+        if counts is not None and self.run_began:
+            response = self.response
+            if response is None:
+                head, sent = self.final, len(self.final) + len(self.more)
+            else:
+                head, sent = self.head, response.written
+            code = head[8] - 48 if len(head) > 8 and not self.cancelled else 0
+            if not 1 <= code <= 5:
+                code = 0
+            began = self.run_began
+            # It has not ended if an exception came from outside of the app.
+            ended = self.run_ended or monotonic_ns()
+            counts.add(code, began - self.submitted_at, ended - began, sent)
+        return Exchange.end_run(self)
 
     def timing(self, now: int) -> dict[str, object]:
         """Return the fields of a log record about this request.
@@ -82,8 +110,8 @@ class WatchedExchange(LoggedExchange):
             now: the time in nanoseconds, which is the end of the run if it has ended.
         """
         return {
-            "method": self.about[0],
-            "uri": self.about[1],
+            "method": self.method,
+            "uri": self.target,
             "queued": round((self.run_began - self.submitted_at) / _SECOND, 3),
             "run": round((now - self.run_began) / _SECOND, 3),
         }
@@ -94,16 +122,11 @@ class InterruptibleExchange(WatchedExchange):
 
     __slots__ = ("_interrupt",)
 
-    def make_interruptible(self, app: App) -> App:
-        """Return the app for this request. Called by its worker."""
-        from vsgi_fcgi.server.interrupt import Interrupt
-
-        self._interrupt = interrupt = Interrupt()
-        return interrupt.wrap(app)
+    _interrupt: Interrupt
 
     @property
     def interrupt(self) -> Interrupt | None:
-        """Interrupts the app; None if it does not run yet."""
+        """Interrupts the app; None if no worker has taken the request yet."""
         return getattr(self, "_interrupt", None)
 
     @worker_only
@@ -122,129 +145,61 @@ class InterruptibleExchange(WatchedExchange):
         self._interrupt.call_masked(LoggedExchange.report, self, message, error)
 
 
-class RunningRequests:
-    """The requests that run now.
+@worker_only
+def run_limited(
+    run: Run, app: App, base: Environ, mount: str | None, exchange: WatchedExchange
+) -> None:
+    """Run a request within the limits.
 
     Args:
-        services: the services of the server.
-        access_log: the access log, or None if there is none.
+        run: the function that runs it.
+        app: the app.
+        base: the part of the environ that all requests share.
+        mount: the path at which the app is mounted.
+        exchange: the exchange.
 
-    Attributes:
-        threads: the ident of the thread that runs each exchange.
-        stuck: the same for threads that another thread has replaced.
-        slow: running requests that were logged as slow.
-        greenlet: the greenlet that runs a request with ``--worker main``.
-        done: for the scoreboard, if there is one: for each request that has ended, the first digit
-            of its status, how long it waited and ran in nanoseconds, and the bytes of its response.
-        exchange_class: the class of the exchanges.
+    Raises:
+        Replaced: another thread has taken the place of this one.
     """
+    services = exchange.connection.services
+    limit = nanoseconds(services.config.queue_timeout)
+    if monotonic_ns() - exchange.submitted_at > limit:
+        exchange.finish(_refusal(exchange))
+        services.mailbox.post(services.count, "queue_timeouts")
+    elif isinstance(exchange, InterruptibleExchange):
+        from vsgi_fcgi.server.interrupt import Interrupt
 
-    def __init__(self, services: Services, access_log: AccessLog | None) -> None:
-        config = services.config
-        self._services = services
-        self._take_notes = None if access_log is None else access_log.take_notes
-        self._queue_timeout = nanoseconds(config.queue_timeout)
-        self.exchange_class: type[WatchedExchange] = WatchedExchange
-        if config.request_timeout is not None:
-            self.exchange_class = InterruptibleExchange
-        self.threads: dict[WatchedExchange, int] = {}
-        self.stuck: dict[WatchedExchange, int] = {}
-        self.slow: set[WatchedExchange] = set()
-        self.greenlet: Any = None
-        self.done: deque[tuple[int, int, int, int]] = deque(maxlen=_MAX_DONE)
-        self._counts_done = services.counts is not None
-
-    @main_only
-    def note(self, exchange: WatchedExchange) -> None:
-        """Keep data of a request before its params become the app's."""
-        get = exchange.request.params.get
-        exchange.about = (
-            get("REQUEST_METHOD") or "-",
-            get("REQUEST_URI") or rebuild_target(get),
-            get("REMOTE_ADDR") or "",
-        )
-        if self._take_notes is None:
-            exchange.head = b""
-        else:
-            self._take_notes(exchange)
-        if exchange.body is not None and self._services.counts is not None:
-            self._services.counts["received_bytes"] += exchange.body.size
-        exchange.run_began = exchange.run_ended = 0
-        exchange.submitted_at = monotonic_ns()
-
-    @worker_only
-    def run(
-        self,
-        run: Callable[[App, Environ, str | None, Exchange], None],
-        app: App,
-        base: Environ,
-        mount: str | None,
-        exchange: WatchedExchange,
-    ) -> None:
-        """Run a request, and note it meanwhile.
-
-        Args:
-            run: the function that runs it.
-            app: the app.
-            base: the part of the environ that all requests share.
-            mount: the path at which the app is mounted.
-            exchange: the exchange.
-        """
-        exchange.run_began = began = monotonic_ns()
-        if began - exchange.submitted_at > self._queue_timeout:
-            exchange.finish(self.refusal(exchange))
-            self._services.mailbox.post(self._services.count, "queue_timeouts")
-            return
-        if self._services.workers_in_loop:
-            self.greenlet = getcurrent()
-        if type(exchange) is InterruptibleExchange:
-            app = exchange.make_interruptible(app)
-        threads = self.threads
-        threads[exchange] = get_ident()
+        exchange._interrupt = interrupt = Interrupt()
         try:
-            run(app, base, mount, exchange)
+            run(interrupt.wrap(app), base, mount, exchange)
         finally:
-            # First, because after this no look marks it as slow or stuck.
-            was_replaced = threads.pop(exchange, None) is None
-            # The worker notices further references to its greenlet, and makes a new one.
-            self.greenlet = None
-            exchange.run_ended = ended = monotonic_ns()
-        if self._counts_done:
-            response = exchange.response
-            head = exchange.final or exchange.head
-            sent = len(exchange.final) if response is None else response.written
-            code = head[8] if len(head) > 8 and not exchange.cancelled else 0
-            self.done.append((code, began - exchange.submitted_at, ended - began, sent))
-        if self.slow and exchange in self.slow:
-            self._services.mailbox.post(self._report_end, exchange)
+            was_replaced = not interrupt.decide()
         if was_replaced:
-            del self.stuck[exchange]
             raise Replaced
+    else:
+        run(app, base, mount, exchange)
 
-    def refusal(self, exchange: WatchedExchange) -> bytes:
-        """Return the response to a request that has waited too long for a worker, and log it."""
-        self._services.log.info(
-            "%s: %s was answered 503: it has waited for a worker for more than %g seconds",
-            exchange.connection.peer,
-            exchange.name,
-            self._services.config.queue_timeout,
-        )
-        return error_response(503, head_only=exchange.is_head, retry_after=_RETRY_AFTER)
 
-    def _report_end(self, exchange: WatchedExchange) -> None:
-        if exchange in self.slow:
-            self.slow.discard(exchange)
-            # The same way as the first message, so that the two keep their order.
-            self._services.file_io.submit(partial(self._log_end, exchange))
+def _refusal(exchange: WatchedExchange) -> bytes:
+    """Return the response to a request that has waited too long for a worker, and log it."""
+    services = exchange.connection.services
+    services.log.info(
+        "%s: %s was answered 503: it has waited for a worker for more than %g seconds",
+        exchange.connection.peer,
+        exchange.name,
+        services.config.queue_timeout,
+    )
+    head_only = exchange.method == "HEAD"
+    return error_response(503, head_only=head_only, retry_after=_RETRY_AFTER)
 
-    def _log_end(self, exchange: WatchedExchange) -> None:
-        fields = exchange.timing(exchange.run_ended)
-        self._services.log.warning(
-            "%s has ended after %g seconds",
-            exchange.name,
-            fields["run"],
-            fields=fields,
-        )
+
+def running(pool: Pool) -> list[tuple[WatchedExchange, int]]:
+    """Return the requests that run, with the idents of their threads. Callable from any thread."""
+    return [
+        (exchange, ident)
+        for exchange, ident in pool.running()
+        if exchange.run_began and not exchange.run_ended
+    ]
 
 
 class RunLimits:
@@ -255,26 +210,25 @@ class RunLimits:
 
     Args:
         services: the services of the server.
-        running: the requests that run.
-        pool: the workers, with the requests that wait for them.
+        pool: the workers, with the requests that run and those that wait for them.
         connections: all connections.
         access_log: the access log, or None if there is none.
 
     Attributes:
         on_stuck: called with a reason if a thread is stuck, so that the process can be replaced.
+        slow: the running requests that were logged as slow.
+        replaced: the running requests whose thread another one has replaced.
     """
 
     def __init__(
         self,
         services: Services,
-        running: RunningRequests,
         pool: Pool,
         connections: Connections[Any],
         access_log: AccessLog | None,
     ) -> None:
         config = services.config
         self._services = services
-        self._running = running
         self._pool = pool
         self._connections = connections
         self._access_log = access_log
@@ -283,6 +237,8 @@ class RunLimits:
         self._request_timeout = nanoseconds(config.request_timeout)
         self._grace = nanoseconds(config.graceful_timeout)
         self.on_stuck: Callable[[str], object] | None = None
+        self.slow: set[WatchedExchange] = set()
+        self.replaced: set[WatchedExchange] = set()
         # The running requests whose limit was reached, with the time of this; those that are stuck.
         self._timed_out: dict[WatchedExchange, int] = {}
         self._stuck: set[WatchedExchange] = set()
@@ -298,35 +254,39 @@ class RunLimits:
 
     def stop(self) -> None:
         """Stop looking."""
+        self._stopped.open()
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
-        self._stopped.open()
+            if not self._services.in_child:
+                self._look_for_ends()
 
     def _watch(self, interval: float) -> None:
         while not self._stopped.wait(interval):
             self._look_for_slow(monotonic_ns())
+        self._look_for_ends()
 
     def _look(self) -> None:
         try:
             now = monotonic_ns()
             self._look_for_slow(now)
             self._refuse_old(now)
-            for exchange, ident in self._running.threads.copy().items():
-                if now - exchange.run_began >= self._request_timeout:
-                    self._time_out(exchange, ident, now)
-            for exchange in self._timed_out.keys() - self._running.threads.copy().keys():
+            for exchange in [each for each in self._timed_out if each.run_ended]:
                 del self._timed_out[exchange]
                 self._stuck.discard(exchange)
+                self.replaced.discard(exchange)
+            for exchange, ident in running(self._pool):
+                if now - exchange.run_began >= self._request_timeout:
+                    self._time_out(exchange, ident, now)
         except Exception as error:
             self._connections.report_bug(error, "running requests are checked again later")
 
     # Requests that are slow.
 
     def _look_for_slow(self, now: int) -> None:
-        slow = self._running.slow
-        # A copy, made in one step of the interpreter: the workers change the dict.
-        for exchange, ident in self._running.threads.copy().items():
+        self._look_for_ends()
+        slow = self.slow
+        for exchange, ident in running(self._pool):
             if now - exchange.run_began < self._slow or exchange in slow:
                 continue
             slow.add(exchange)
@@ -343,8 +303,8 @@ class RunLimits:
 
     def _stack_of(self, exchange: WatchedExchange, ident: int) -> list[Place] | None:
         """Return where the thread of a request is, or None if the request has just ended."""
-        places = stack_of(ident, self._running.greenlet)
-        return places if exchange in self._running.threads else None
+        places = stack_of(ident, self._pool.greenlet)
+        return None if exchange.run_ended else places
 
     def _log_slow(self, exchange: WatchedExchange, places: list[Place], now: int) -> None:
         fields = exchange.timing(now)
@@ -355,6 +315,25 @@ class RunLimits:
             fields["queued"],
             fields=fields,
             stack=_stack_text(places),
+        )
+
+    def _look_for_ends(self) -> None:
+        """Log the end of slow requests."""
+        for exchange in [each for each in self.slow if each.run_ended]:
+            self.slow.discard(exchange)
+            # The same way as the first message, so that the two keep their order.
+            if self._timer is None:
+                self._log_end(exchange)
+            else:
+                self._services.file_io.submit(partial(self._log_end, exchange))
+
+    def _log_end(self, exchange: WatchedExchange) -> None:
+        fields = exchange.timing(exchange.run_ended)
+        self._services.log.warning(
+            "%s has ended after %g seconds",
+            exchange.name,
+            fields["run"],
+            fields=fields,
         )
 
     # Requests that wait for a worker.
@@ -372,7 +351,7 @@ class RunLimits:
                 return
             if self._pool.remove(exchange):
                 self._services.count("queue_timeouts")
-                self._answer(exchange, self._running.refusal(exchange), Outcome.REFUSED)
+                self._answer(exchange, _refusal(exchange), Outcome.REFUSED)
                 exchange.end_run()
 
     def _answer(self, exchange: WatchedExchange, response: bytes, outcome: Outcome) -> None:
@@ -400,7 +379,7 @@ class RunLimits:
             end = "was cancelled"
             if exchange.state is SUBMITTED:
                 end = "was broken off" if exchange.begun else "was answered 504"
-                response = error_response(504, head_only=exchange.is_head)
+                response = error_response(504, head_only=exchange.method == "HEAD")
                 self._answer(exchange, response, Outcome.TIMED_OUT)
             self._services.file_io.submit(partial(self._log_timeout, exchange, places, now, end))
         if exchange.interrupt is not None:
@@ -425,19 +404,18 @@ class RunLimits:
     @main_only
     def _replace(self, exchange: WatchedExchange, ident: int) -> None:
         """Have another thread take the place of one that does not return from its request."""
-        pool, running, config = self._pool, self._running, self._services.config
+        pool, config, interrupt = self._pool, self._services.config, exchange.interrupt
         places = self._stack_of(exchange, ident)
         limit = config.max_stuck_threads
-        if not isinstance(pool, ThreadPool) or places is None:
+        if not isinstance(pool, ThreadPool) or places is None or interrupt is None:
             return
-        if len(running.stuck) >= limit:
+        if len(self.replaced) >= limit:
             consequence = f"it is not replaced: max_stuck_threads ({limit}) others are stuck"
         else:
-            running.stuck[exchange] = ident
-            # The thread looks whether it was removed here.
-            if running.threads.pop(exchange, None) is None:
-                del running.stuck[exchange]
+            # The thread asks as well when it has ended the request.
+            if not interrupt.decide():
                 return
+            self.replaced.add(exchange)
             self._services.count("stuck_threads")
             consequence = "another thread takes its place"
             if not pool.replace_stuck():

@@ -26,7 +26,7 @@ UNUSED, STARTING, SERVING, STOPPING, ENDED, PAST = range(len(STATES))
 BUCKETS: Final = 22
 """Number of buckets of a histogram of durations. Each one is twice as wide as the one before."""
 
-_SHIFT: Final = 16
+SHIFT: Final = 16
 """The first bucket ends at 2 to the power of this, in nanoseconds."""
 
 CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
@@ -92,12 +92,12 @@ _REQUESTS_AT: Final = _PERIODS_AT + PERIODS * _PERIOD.size
 
 def bucket_of(nanoseconds: int) -> int:
     """Return the number of the bucket of a duration."""
-    return min((nanoseconds >> _SHIFT).bit_length(), BUCKETS - 1)
+    return min((nanoseconds >> SHIFT).bit_length(), BUCKETS - 1)
 
 
 def bucket_ends() -> list[float]:
     """Return the ends of the buckets in seconds. The last bucket has no end."""
-    return [(1 << (_SHIFT + number)) / 1e9 for number in range(BUCKETS - 1)]
+    return [(1 << (SHIFT + number)) / 1e9 for number in range(BUCKETS - 1)]
 
 
 @dataclass

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from functools import partial
 from io import BytesIO
-from time import monotonic_ns
 from typing import Any, Protocol
 
 from vsgi_fcgi.protocol import Role
 from vsgi_fcgi.server.body import Body
-from vsgi_fcgi.server.exchange import Exchange, LoggedExchange
+from vsgi_fcgi.server.exchange import Exchange
 from vsgi_fcgi.server.roles import ROLE_NAMES, Apps
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
 from vsgi_fcgi.wsgi.environ import Environ, ErrorStream, base_environ, make_environ
@@ -40,6 +39,13 @@ class Pool(Protocol):
     @property
     def free(self) -> int:
         """The number of workers that have no request."""
+
+    @property
+    def greenlet(self) -> Any:
+        """The greenlet that runs requests, or None if native threads do."""
+
+    def running(self) -> list[tuple[Any, int]]:
+        """Return what the workers have taken, with the idents of their threads, in any thread."""
 
     def hand_over(self) -> None:
         """Run queued requests. Called in each round of the loop, after everything was read."""
@@ -146,6 +152,7 @@ def run_request(app: App, base: Environ, mount: str | None, exchange: Exchange) 
     try:
         if exchange.cancelled:
             return
+        exchange.note_begin()
         request, body = exchange.request, exchange.body
         params, request.params = request.params, _TAKEN
         exchange.software = params.get("SERVER_SOFTWARE")
@@ -181,16 +188,6 @@ def _call_filter(
     return app(environ, start_response)
 
 
-@worker_only
-def run_timed(
-    run: Run, app: App, base: Environ, mount: str | None, exchange: LoggedExchange
-) -> None:
-    """Run a request, and note for the access log when the app began and ended."""
-    exchange.run_began = monotonic_ns()
-    run(app, base, mount, exchange)
-    exchange.run_ended = monotonic_ns()
-
-
 def make_run(
     apps: Apps, *, around: Callable[..., None] | None, mount: str | None, **base: Any
 ) -> Callable[[Exchange], None]:
@@ -198,8 +195,7 @@ def make_run(
 
     Args:
         apps: the apps.
-        around: calls the function that it gets with the arguments that follow, such as `run_timed`;
-            None for nothing.
+        around: calls the function that it gets with the arguments that follow; None for nothing.
         mount: the path at which the apps are mounted; None to derive it from the params.
         **base: arguments for `base_environ`.
     """

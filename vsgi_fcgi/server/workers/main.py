@@ -22,6 +22,7 @@ from greenlet import getcurrent, greenlet
 from vsgi_fcgi.server.exchange import Exchange
 from vsgi_fcgi.transport import thread_affinity as contract
 from vsgi_fcgi.transport.thread_affinity import main_only
+from vsgi_fcgi.transport.unpatched import get_ident
 
 _TURN = 0.002
 """Seconds for which apps run before responses are sent and connections are read."""
@@ -66,6 +67,7 @@ class MainWorker:
         request_round: has `hand_over` called, and then everything sent, at the end of this round
             of the loop.
         on_stray: called with an exception that an app caused and that came between two requests.
+        watched: whether `running` is used.
     """
 
     def __init__(
@@ -73,13 +75,18 @@ class MainWorker:
         run: Callable[[Exchange], None],
         request_round: Callable[[], object],
         on_stray: Callable[[BaseException], object],
+        *,
+        watched: bool = False,
     ) -> None:
         self._run = run
+        self._watched = watched
         self._request_round = request_round
         self._on_stray = on_stray
         self.jobs: deque[Exchange] = deque()
         self._hub = gevent.get_hub()
-        self._greenlet = _Greenlet(self._work, self._hub, on_stray)
+        self._ident = get_ident()
+        self.greenlet = _Greenlet(self._work, self._hub, on_stray)
+        self._exchange: Exchange | None = None
         self.fresh = False
         # The greenlet is in a turn, or in an app that waits cooperatively.
         self._busy = False
@@ -92,13 +99,18 @@ class MainWorker:
         """The number of workers without a request: 1 or 0."""
         return 0 if self._busy else 1
 
+    def running(self) -> list[tuple[Exchange, int]]:
+        """Return the request that runs, if there is one, with the ident of the main thread."""
+        exchange = self._exchange
+        return [] if exchange is None else [(exchange, self._ident)]
+
     @main_only
     def hand_over(self) -> None:
         """Run queued requests, in the hub's greenlet; those that are left run in the next round."""
         self.fresh = False
         if not self._busy and (self.jobs or self._stopping):
             self._busy = self._in_turn = True
-            self._greenlet.switch()
+            self.greenlet.switch()
             # It returns at the end of the turn, or when an app waits cooperatively.
             self._in_turn = False
             if self.jobs and not self._busy:
@@ -115,7 +127,8 @@ class MainWorker:
 
     def _work(self) -> None:
         contract.enter_worker()
-        jobs, run, clock = self.jobs, self._run, time.monotonic
+        jobs, clock = self.jobs, time.monotonic
+        run = self._run_watched if self._watched else self._run
         this = getcurrent()
         # Compared only in a turn: outside it, other code that resumes the greenlet refers to it.
         references = getrefcount(this)
@@ -135,10 +148,15 @@ class MainWorker:
         else:
             # Something still refers to this greenlet. It may be a `gevent.Timeout` that an app
             # started and did not cancel: here it would end another request.
-            self._greenlet = _Greenlet(self._work, self._hub, self._on_stray)
+            self.greenlet = _Greenlet(self._work, self._hub, self._on_stray)
             self._busy = False
             self._request_round()
         contract.leave_worker()
+
+    def _run_watched(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._run(exchange)
+        self._exchange = None
 
     def _wait_for_turn(self) -> None:
         """Let the loop run until there is a request, and report exceptions that apps have caused.

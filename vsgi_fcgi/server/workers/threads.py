@@ -13,7 +13,7 @@ from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.transport import thread_affinity as contract
 from vsgi_fcgi.transport.loop import Loop
 from vsgi_fcgi.transport.thread_affinity import main_only
-from vsgi_fcgi.transport.unpatched import Lock, allocate_lock
+from vsgi_fcgi.transport.unpatched import Lock, allocate_lock, get_ident
 
 _QUICK: Final = 0.001
 """Seconds (1 ms): a request that took less was not worth waking another thread."""
@@ -118,6 +118,8 @@ class ThreadPool:
         self._wary_until = 0.0
         self._stopping = False
         self.size = 0
+        # By the ident of each thread, the list with the request that it runs.
+        self._taken: dict[int, list[Exchange]] = {}
         # One byte for each thread. Only that thread changes it: it is not 0 during a request.
         self._busy = bytearray()
 
@@ -125,6 +127,16 @@ class ThreadPool:
     def free(self) -> int:
         """The number of threads that have no request."""
         return self._busy.count(0)
+
+    @property
+    def greenlet(self) -> None:
+        """None: native threads run the requests."""
+
+    def running(self) -> list[tuple[Exchange, int]]:
+        """Return the requests that threads have taken, with the idents of the threads."""
+        # A copy, made in one step of the interpreter.
+        items = list(self._taken.items())
+        return [(exchange, ident) for ident, taken in items for exchange in taken.copy()]
 
     @main_only
     def replace_stuck(self) -> bool:
@@ -232,6 +244,7 @@ class ThreadPool:
     def _work(self, number: int) -> None:
         contract.enter_worker()
         taken: list[Exchange] = []
+        self._taken[get_ident()] = taken
         latches: list[Lock] = []
         stray: BaseException | None = None
         while True:
@@ -241,6 +254,7 @@ class ThreadPool:
                 break
             except BaseException as error:
                 stray = error
+        del self._taken[get_ident()]
         contract.leave_worker()
 
     def _serve(
