@@ -125,9 +125,9 @@ def test_the_block_of_a_killed_process_can_be_read_and_used_again() -> None:
     script = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from status.test_scoreboard import example, Scoreboard\n"
-        f"board = Scoreboard({fd}); board.write(1, example(3))\n"
+        f"board = Scoreboard({fd}); board.write(1, example(2)); board.write(1, example(3))\n"
         # As if it was killed while it wrote.
-        "board._memory[board._offset(1)] |= 1\n"
+        "at = board._half_at(1, 1); board._memory[at : at + 100] = bytes(100)\n"
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     )
     run = subprocess.run([sys.executable, "-c", script], pass_fds=[fd], check=False, timeout=30)

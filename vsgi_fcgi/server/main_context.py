@@ -21,11 +21,10 @@ from vsgi_fcgi.server.exchange import Exchange, LoggedExchange, TimedExchange
 from vsgi_fcgi.server.file_io import FileIO
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.main_context_calls import MainContextCalls, Stats
-from vsgi_fcgi.server.publishing import Publisher
+from vsgi_fcgi.server.publishing import Publisher, StatusPath
 from vsgi_fcgi.server.recycling import Recycling
 from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.services import Counts, Services
-from vsgi_fcgi.server.status_path import StatusPath
 from vsgi_fcgi.server.watching import (
     InterruptibleExchange,
     RunLimits,

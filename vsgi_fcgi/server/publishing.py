@@ -1,20 +1,27 @@
-"""Writes what this process does to the scoreboard, from time to time and before it is read."""
+"""Writes what this process does to the scoreboard, and serves ``--status-path``."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
+from vsgi_fcgi.log.access_format import rebuild_target
+from vsgi_fcgi.log.access_log import AccessLog
+from vsgi_fcgi.server.exchange import READING, Exchange, LoggedExchange
 from vsgi_fcgi.server.mailbox import ThreadLatch
+from vsgi_fcgi.server.recycling import resident_bytes
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.server.stacks import stack_of, stack_text
 from vsgi_fcgi.server.watching import RunLimits, running
 from vsgi_fcgi.server.workers.base import Pool
 from vsgi_fcgi.server.workers.threads import WorkerThread
+from vsgi_fcgi.status.app import PATHS, Response, respond, respond_as_cgi
 from vsgi_fcgi.status.scoreboard import (
     CLASSES,
     COUNTERS,
@@ -32,6 +39,7 @@ from vsgi_fcgi.status.scoreboard import (
     Running,
     Scoreboard,
 )
+from vsgi_fcgi.transport.closing import Outcome
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.thread_affinity import main_only
 from vsgi_fcgi.transport.unpatched import SimpleQueue, start_thread
@@ -49,8 +57,6 @@ _LAST_UPDATE: Final = 1.0
 
 _LONG: Final = 1_000_000_000
 """Nanoseconds (1 s) after which the stack of a running request is published."""
-
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Publisher:
@@ -211,7 +217,7 @@ class Publisher:
             "connections": len(connections),
             "idle_connections": in_flight.count(0),
             "multiplexed_connections": sum(count > 1 for count in in_flight),
-            "resident_bytes": _resident(),
+            "resident_bytes": resident_bytes(),
             "buffered_bytes": self._services.memory.used,
             "file_bytes": self._services.spool.used,
         }
@@ -233,10 +239,59 @@ class Publisher:
         return found
 
 
-def _resident() -> int:
-    """Return the bytes of this process that are in memory, or 0 where the system has no /proc."""
+class StatusPath:
+    """``--status-path``: answers requests for the status over FastCGI, without a worker.
+
+    Args:
+        path: the URL path of the status.
+        allowed: addresses of clients that may read it, besides those of this machine.
+        publisher: makes the responses.
+        access_log: the access log, or None if there is none.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        allowed: Sequence[str],
+        publisher: Publisher,
+        access_log: AccessLog | None,
+    ) -> None:
+        self._path = path.rstrip("/")
+        self._allowed = allowed
+        self._publisher = publisher
+        self._access_log = access_log
+
+    @main_only
+    def take(self, exchange: Exchange) -> bool:
+        """Answer a complete request later if it is for the status; return whether it is."""
+        get = exchange.request.params.get
+        path, _, query = (get("REQUEST_URI") or rebuild_target(get)).partition("?")
+        if not path.startswith(self._path):
+            return False
+        rest = path[len(self._path) :] or "/"
+        if rest not in PATHS:
+            return False
+        client = get("REMOTE_ADDR") or ""
+        if client not in self._allowed and not _is_loopback(client):
+            exchange.refuse(403, f"status_allow does not name the client {client or 'at all'}")
+            return True
+        task = partial(respond, self._publisher, rest, query, self._path)
+        if not self._publisher.ask(task, partial(self._answer, exchange)):
+            exchange.refuse(503, "too many requests for the status wait")
+        return True
+
+    def _answer(self, exchange: Exchange, response: Response) -> None:
+        if exchange.state is not READING:
+            return  # the web server has given it up
+        data = respond_as_cgi(response)
+        if self._access_log is not None:
+            logged = cast(LoggedExchange, exchange)
+            self._access_log.refused(logged, data, Outcome.COMPLETE)
+        exchange.answer(data)
+
+
+def _is_loopback(address: str) -> bool:
     try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except OSError:
-        return 0
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -100,7 +100,7 @@ class Recycling:
 
     def _look(self) -> None:
         try:
-            if self._max_memory is not None and (used := _resident()) > self._max_memory:
+            if self._max_memory is not None and (used := resident_bytes()) > self._max_memory:
                 self._due(
                     f"its memory of {used // _MIB} MiB exceeds {self._max_memory // _MIB} MiB"
                 )
@@ -123,7 +123,10 @@ class Recycling:
                 self.on_idle(idle)
 
 
-def _resident() -> int:
-    """Return the bytes of memory that this process occupies."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * _PAGE
+def resident_bytes() -> int:
+    """Return the bytes of memory that this process occupies; 0 if the system has no /proc."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return 0

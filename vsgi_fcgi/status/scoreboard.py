@@ -1,21 +1,21 @@
 """A scoreboard in shared memory: what each process does, for all processes to read.
 
-Each process has a block, and is the only one that writes it, without locks. A number at its
-beginning is odd while it is written. A reader copies the block, and copies it again if this number
-was odd or has changed. So a process whose threads are all stuck, or that has died, can be read
-like any other.
+Each process has a block, and is the only one that writes it, without locks. A block is a number and
+two halves. The number says which half is valid. A process writes the other half as JSON, and then
+the number. A reader copies a half, and copies again if the number has changed meanwhile. So a
+process whose threads are all stuck, or that has died at any moment, can be read like any other.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import mmap
 import os
 import struct
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from vsgi_fcgi.descriptors import open_memory
 
@@ -72,22 +72,19 @@ MAX_REQUESTS: Final = 128
 """Largest number of running requests that a process shows."""
 
 _READS: Final = 200
-_PAUSE: Final = 0.0005
-"""Number of tries to read a block that is written at the same time, and seconds between them."""
+"""Number of tries to read a block that is written at the same time."""
 
 _MAX_STACK: Final = 2048
 """Maximum bytes of the stack of a request."""
 
 _HEADER: Final = struct.Struct(f"<8sII{len(EVENTS)}q")
 _MAGIC: Final = b"vsgistat"
-_SEQUENCE: Final = struct.Struct("<q")
-_PROCESS: Final = struct.Struct(f"<iiddd{len(COUNTERS)}q{len(GAUGES)}q{BUCKETS}qd{BUCKETS}qdi")
-_PERIOD: Final = struct.Struct(f"<qiiii{BUCKETS}i")
-_REQUEST: Final = struct.Struct(f"<qqqi16s256s64s{_MAX_STACK}s")
+_NUMBER: Final = struct.Struct("<q")
+"""The number of a block, and the length of the JSON in a half."""
 
-_PERIODS_AT: Final = _SEQUENCE.size + _PROCESS.size
-_REQUESTS_AT: Final = _PERIODS_AT + PERIODS * _PERIOD.size
-"""Where the periods and the requests begin in a block."""
+_HALF: Final = 48 * 1024
+_REQUEST: Final = 3 * 1024
+"""Size of a half of a block without requests, and the room for each request."""
 
 
 def bucket_of(nanoseconds: int) -> int:
@@ -230,8 +227,12 @@ def merge(periods: Iterable[Period]) -> list[Period]:
     return [merged[begin] for begin in sorted(merged)][-PERIODS:]
 
 
+def _half_size(requests: int) -> int:
+    return _HALF + requests * _REQUEST
+
+
 def _block_size(requests: int) -> int:
-    return _REQUESTS_AT + requests * _REQUEST.size
+    return _NUMBER.size + 2 * _half_size(requests)
 
 
 def _size(processes: int, requests: int) -> int:
@@ -324,56 +325,16 @@ class Scoreboard:
 
     def write(self, index: int, process: Process) -> None:
         """Write the block of this process."""
-        memory, at = self._memory, self._offset(index)
-        (sequence,) = _SEQUENCE.unpack_from(memory, at)
-        sequence |= 1  # it is odd already if the process died while it was written
-        _SEQUENCE.pack_into(memory, at, sequence)
         requests = process.requests[: self._requests]
-        place = at + _SEQUENCE.size
-        _PROCESS.pack_into(
-            memory,
-            place,
-            process.pid,
-            process.state,
-            process.started,
-            process.updated,
-            process.cpu,
-            *process.counters,
-            *process.gauges,
-            *process.queue_wait.counts,
-            process.queue_wait.total,
-            *process.run_time.counts,
-            process.run_time.total,
-            len(requests),
-        )
-        place = at + _PERIODS_AT
-        for period in process.periods[-PERIODS:]:
-            numbers = (period.requests, period.errors, period.busy, period.queued)
-            _PERIOD.pack_into(memory, place, period.begin, *numbers, *period.run)
-            place += _PERIOD.size
-        if len(process.periods) < PERIODS:
-            _PERIOD.pack_into(memory, place, 0, *([0] * (4 + BUCKETS)))
-        place = at + _REQUESTS_AT
-        for request in requests:
-            _REQUEST.pack_into(
-                memory,
-                place,
-                request.thread,
-                request.began,
-                request.queued,
-                request.marks,
-                *(
-                    _cut(text, size)
-                    for text, size in (
-                        (request.method, 16),
-                        (request.target, 256),
-                        (request.client, 64),
-                        (request.stack, _MAX_STACK),
-                    )
-                ),
-            )
-            place += _REQUEST.size
-        _SEQUENCE.pack_into(memory, at, sequence + 1)
+        data = _encode(process, requests)
+        while len(data) > _half_size(self._requests) - _NUMBER.size:
+            # Characters that JSON escapes take more room.
+            data = _encode(process, requests := requests[:-1])
+        (number,) = _NUMBER.unpack_from(self._memory, self._offset(index))
+        at = self._half_at(index, number + 1)
+        self._memory[at + _NUMBER.size : at + _NUMBER.size + len(data)] = data
+        _NUMBER.pack_into(self._memory, at, len(data))
+        _NUMBER.pack_into(self._memory, self._offset(index), number + 1)
 
     # All readers.
 
@@ -386,60 +347,51 @@ class Scoreboard:
         ]
 
     def _read(self, index: int) -> Process:
-        at = self._offset(index)
-        block = b""
         for _ in range(_READS):
-            block = self._memory[at : at + self._block_size]
-            (sequence,) = _SEQUENCE.unpack_from(block)
-            if not sequence & 1 and _SEQUENCE.unpack_from(self._memory, at)[0] == sequence:
-                break
-            time.sleep(_PAUSE)
-        # Also the block of a process that died while it wrote: most of it is right.
-        return _unpack(block)
+            (number,) = _NUMBER.unpack_from(self._memory, self._offset(index))
+            at = self._half_at(index, number)
+            (size,) = _NUMBER.unpack_from(self._memory, at)
+            data = self._memory[at + _NUMBER.size : at + _NUMBER.size + size]
+            if _NUMBER.unpack_from(self._memory, self._offset(index))[0] == number:
+                return _decode(data) if number else Process()
+        raise TimeoutError(f"block {index} changes all the time")
 
     def _offset(self, index: int) -> int:
         return _HEADER.size + index * self._block_size
 
-
-def _unpack(block: bytes) -> Process:
-    values: Iterator[object] = iter(_PROCESS.unpack_from(block, _SEQUENCE.size))
-
-    def take(count: int) -> list[int]:
-        return [next(values) for _ in range(count)]  # type: ignore[misc]
-
-    def take_float() -> float:
-        return next(values)  # type: ignore[return-value]
-
-    pid, state = take(2)
-    process = Process(pid, state, take_float(), take_float(), take_float())
-    process.counters = take(len(COUNTERS))
-    process.gauges = take(len(GAUGES))
-    process.queue_wait = Histogram(take(BUCKETS), take_float())
-    process.run_time = Histogram(take(BUCKETS), take_float())
-    (count,) = take(1)
-    for number in range(PERIODS):
-        begin, requests, errors, busy, queued, *run = _PERIOD.unpack_from(
-            block, _PERIODS_AT + number * _PERIOD.size
-        )
-        if not begin:
-            break
-        process.periods.append(Period(begin, requests, errors, busy, queued, run))
-    for number in range(count):
-        thread, began, waited, marks, *texts = _REQUEST.unpack_from(
-            block, _REQUESTS_AT + number * _REQUEST.size
-        )
-        method, target, client, stack = (
-            text.rstrip(b"\0").decode("utf-8", "replace") for text in texts
-        )
-        process.requests.append(
-            Running(thread, began, waited, marks, method, target, client, stack)
-        )
-    return process
+    def _half_at(self, index: int, number: int) -> int:
+        return self._offset(index) + _NUMBER.size + number % 2 * _half_size(self._requests)
 
 
-def _cut(text: str, size: int) -> bytes:
+def _encode(process: Process, requests: Sequence[Running]) -> bytes:
+    fields = {**vars(process), "requests": [_shortened(request) for request in requests]}
+    text = json.dumps(fields, default=vars, ensure_ascii=False, separators=(",", ":"))
+    return text.encode()
+
+
+def _decode(data: bytes) -> Process:
+    fields: dict[str, Any] = json.loads(data)
+    for name in ("queue_wait", "run_time"):
+        fields[name] = Histogram(**fields[name])
+    fields["periods"] = [Period(**period) for period in fields["periods"]]
+    fields["requests"] = [Running(**request) for request in fields["requests"]]
+    return Process(**fields)
+
+
+def _shortened(request: Running) -> Running:
+    return replace(
+        request,
+        method=_cut(request.method, 16),
+        target=_cut(request.target, 256),
+        client=_cut(request.client, 64),
+        stack=_cut(request.stack, _MAX_STACK),
+    )
+
+
+def _cut(text: str, size: int) -> str:
+    """Return a text of at most this many bytes in UTF-8, without lone surrogates."""
     data = text.encode("utf-8", "replace")
-    if len(data) <= size:
-        return data
-    # The end of a stack says where the thread is; the beginning of an address says what it is.
-    return data[-size:] if size == _MAX_STACK else data[: size - 3] + b"..."
+    if len(data) > size:
+        # The end of a stack says where the thread is; the beginning of an address says what it is.
+        data = data[-size:] if size == _MAX_STACK else data[: size - 3] + b"..."
+    return data.decode("utf-8", "replace")
