@@ -229,6 +229,7 @@ class RunLimits:
     ) -> None:
         config = services.config
         self._services = services
+        self._warn = services.log.warning
         self._pool = pool
         self._connections = connections
         self._access_log = access_log
@@ -295,46 +296,38 @@ class RunLimits:
                 slow.discard(exchange)
                 continue
             self._services.count("slow")
-            if self._timer is None:
-                self._log_slow(exchange, places, now)
-            else:
-                # Another thread reads the source files.
-                self._services.file_io.submit(partial(self._log_slow, exchange, places, now))
+            message = "%s has run for %g seconds, after %g seconds in the queue"
+            fields = exchange.timing(now)
+            run, queued = fields["run"], fields["queued"]
+            self._log(
+                partial(self._warn, message, exchange.name, run, queued, fields=fields), places
+            )
 
     def _stack_of(self, exchange: WatchedExchange, ident: int) -> list[Place] | None:
         """Return where the thread of a request is, or None if the request has just ended."""
         places = stack_of(ident, self._pool.greenlet)
         return None if exchange.run_ended else places
 
-    def _log_slow(self, exchange: WatchedExchange, places: list[Place], now: int) -> None:
-        fields = exchange.timing(now)
-        self._services.log.warning(
-            "%s has run for %g seconds, after %g seconds in the queue",
-            exchange.name,
-            fields["run"],
-            fields["queued"],
-            fields=fields,
-            stack=_stack_text(places),
-        )
-
     def _look_for_ends(self) -> None:
         """Log the end of slow requests."""
         for exchange in [each for each in self.slow if each.run_ended]:
             self.slow.discard(exchange)
-            # The same way as the first message, so that the two keep their order.
-            if self._timer is None:
-                self._log_end(exchange)
-            else:
-                self._services.file_io.submit(partial(self._log_end, exchange))
+            message, fields = "%s has ended after %g seconds", exchange.timing(exchange.run_ended)
+            self._log(partial(self._warn, message, exchange.name, fields["run"], fields=fields))
 
-    def _log_end(self, exchange: WatchedExchange) -> None:
-        fields = exchange.timing(exchange.run_ended)
-        self._services.log.warning(
-            "%s has ended after %g seconds",
-            exchange.name,
-            fields["run"],
-            fields=fields,
-        )
+    def _log(self, log: Callable[..., object], places: list[Place] | None = None) -> None:
+        """Log a message, in order, in a thread that may read source files."""
+
+        def write() -> None:
+            stack = None
+            if places is not None:
+                stack = "Stack of its thread (most recent call last):\n" + stack_text(places)
+            log(stack=stack)
+
+        if self._timer is None:
+            write()
+        else:
+            self._services.file_io.submit(write)
 
     # Requests that wait for a worker.
 
@@ -381,25 +374,14 @@ class RunLimits:
                 end = "was broken off" if exchange.begun else "was answered 504"
                 response = error_response(504, head_only=exchange.method == "HEAD")
                 self._answer(exchange, response, Outcome.TIMED_OUT)
-            self._services.file_io.submit(partial(self._log_timeout, exchange, places, now, end))
+            message, fields = "%s %s: it has run for %g seconds", exchange.timing(now)
+            run = fields["run"]
+            self._log(partial(self._warn, message, exchange.name, end, run, fields=fields), places)
         if exchange.interrupt is not None:
             exchange.interrupt.try_to_raise()
             if now - since >= self._grace and exchange not in self._stuck:
                 self._stuck.add(exchange)
                 self._replace(exchange, ident)
-
-    def _log_timeout(
-        self, exchange: WatchedExchange, places: list[Place], now: int, end: str
-    ) -> None:
-        fields = exchange.timing(now)
-        self._services.log.warning(
-            "%s %s: it has run for %g seconds",
-            exchange.name,
-            end,
-            fields["run"],
-            fields=fields,
-            stack=_stack_text(places),
-        )
 
     @main_only
     def _replace(self, exchange: WatchedExchange, ident: int) -> None:
@@ -422,20 +404,9 @@ class RunLimits:
                 consequence = "it could not be replaced, because this host limits threads"
             if self.on_stuck is not None:
                 self.on_stuck("a thread is stuck")
-        self._services.file_io.submit(partial(self._log_stuck, exchange, places, consequence))
-
-    def _log_stuck(self, exchange: WatchedExchange, places: list[Place], consequence: str) -> None:
-        self._services.log.error(
-            "%s has not ended %g seconds after RequestTimeout: its thread is stuck; %s",
-            exchange.name,
-            self._services.config.graceful_timeout,
-            consequence,
-            stack=_stack_text(places),
-        )
-
-
-def _stack_text(places: list[Place]) -> str:
-    return "Stack of its thread (most recent call last):\n" + stack_text(places)
+        message = "%s has not ended %g seconds after RequestTimeout: its thread is stuck; %s"
+        name, grace = exchange.name, config.graceful_timeout
+        self._log(partial(self._services.log.error, message, name, grace, consequence), places)
 
 
 def nanoseconds(limit: float | None) -> float:
