@@ -87,7 +87,7 @@ class RequestReader:
         access_log: the access log, or None if there is none.
 
     Attributes:
-        make_exchange: the class of the exchanges.
+        make_exchange: the class of the exchanges, which depends on what is logged and shown.
     """
 
     __slots__ = (
@@ -105,7 +105,7 @@ class RequestReader:
         self._services = services
         self._dispatcher = dispatcher
         self._access_log = access_log
-        self.make_exchange: type[Exchange] = Exchange if access_log is None else LoggedExchange
+        self.make_exchange: type[Exchange] = Exchange
         self._refused_roles: set[str] = set()
         self._sends_no_body: set[str] = set()
 

@@ -61,12 +61,7 @@ class Supervised:
     """Follows the supervisor's messages, and reports to it. Stops this process when it ends.
 
     Args:
-        control: the socket to the supervisor.
-        listeners: the listening sockets of the supervisor.
-        inherited: for each listener, whether the supervisor was started with it.
-        watched: whether the supervisor watches the files that the app has imported.
-        is_template: whether this process only loads the app, for `fork`.
-        table: the descriptor of the table for `Sharing`, and the slot of this process.
+        given: what the supervisor has put into `SUPERVISED_VARIABLE`.
 
     Attributes:
         listeners: the listening sockets of the supervisor.
@@ -75,24 +70,24 @@ class Supervised:
         scoreboard: the descriptor of the scoreboard of all processes; None if there is none.
     """
 
-    def __init__(
-        self,
-        control: _socket.socket,
-        listeners: list[Listener],
-        inherited: list[bool],
-        watched: bool,
-        is_template: bool,
-        table: tuple[int, int],
-        scoreboard: int | None = None,
-    ) -> None:
-        self.sharing = Sharing(*table)
-        self.scoreboard = scoreboard
-        self.listeners = listeners
-        self.is_template = is_template
-        self._inherited = inherited
-        self._watched = watched
-        self._control = control
-        self._control.settimeout(_INTERVAL if watched else None)
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._control = _socket.socket(fileno=given["control"])
+        self.listeners: list[Listener] = []
+        self._inherited: list[bool] = []
+        for fd, uri, shared, inherited in given["listeners"]:
+            (listener,) = open_listener(DescriptorAddress(fd), 0)
+            listener.uri, listener.shared, listener.supervised = uri, shared, True
+            self.listeners.append(listener)
+            self._inherited.append(bool(inherited))
+        self._watched = bool(given["watched"])
+        self.is_template = bool(given["is_template"])
+        table, slot = given["table"]
+        self.scoreboard: int | None = given["scoreboard"]
+        for kept in (given["control"], table, self.scoreboard):
+            if kept is not None:
+                os.set_inheritable(kept, False)
+        self.sharing = Sharing(table, slot)
+        self._control.settimeout(_INTERVAL if self._watched else None)
         self._state = "loading"
         self._lock = _thread.allocate_lock()
         self._told: set[str] = set()
@@ -315,27 +310,8 @@ def supervised(environment: MutableMapping[str, str]) -> Supervised | None:
     if text is None:
         return None
     try:
-        given: dict[str, Any] = json.loads(text)
-        control = _socket.socket(fileno=given["control"])
-        os.set_inheritable(control.fileno(), False)
-        listeners, inherited = [], []
-        for fd, uri, shared, was_inherited in given["listeners"]:
-            (listener,) = open_listener(DescriptorAddress(fd), 0)
-            listener.uri = uri
-            listener.shared = shared
-            listener.supervised = True
-            listeners.append(listener)
-            inherited.append(bool(was_inherited))
-        watched, is_template = bool(given["watched"]), bool(given["is_template"])
-        table, slot = given["table"]
-        os.set_inheritable(table, False)
-        scoreboard: int | None = given["scoreboard"]
-        if scoreboard is not None:
-            os.set_inheritable(scoreboard, False)
+        return Supervised(json.loads(text))
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise UsageError(
             f"{SUPERVISED_VARIABLE} is only for processes that a supervisor starts; unset it"
         ) from error
-    return Supervised(
-        control, listeners, inherited, watched, is_template, (table, slot), scoreboard
-    )

@@ -52,9 +52,9 @@ class StatusOptions(StacksOptions):
 def status(line: CommandLine) -> int:
     """Print what a server does, and return the exit status: 0 if it serves."""
     options = resolve(line, os.environ).options
-    connect = _Connector(_address(options, line))
+    address = _address(options, line)
     if not options.watch:
-        text = connect.get("/json")
+        text = _get(address, "/json")
         report = json.loads(text)
         width = shutil.get_terminal_size().columns
         lines = _lines(report, width, sys.stdout.isatty())
@@ -62,7 +62,7 @@ def status(line: CommandLine) -> int:
         return 0 if report["serving"] else 1
     try:
         while True:
-            _show(connect.get("/json"), options.json)
+            _show(_get(address, "/json"), options.json)
             time.sleep(_INTERVAL)
     except KeyboardInterrupt:
         return 0
@@ -86,7 +86,7 @@ def _show(text: str, as_json: bool) -> None:
 def stacks(line: CommandLine) -> int:
     """Print the stacks of all workers of a server."""
     options = resolve(line, os.environ).options
-    text = _Connector(_address(options, line)).get("/stacks")
+    text = _get(_address(options, line), "/stacks")
     sys.stdout.write("\n".join(map(escape_controls, text.split("\n"))))
     return 0
 
@@ -108,39 +108,32 @@ def _address(options: StacksOptions, line: CommandLine) -> InetAddress | UnixAdd
     return address
 
 
-class _Connector:
-    """Sends requests to the status of a server."""
+def _get(address: InetAddress | UnixAddress, path: str) -> str:
+    """Return the body of a response of the status.
 
-    def __init__(self, address: InetAddress | UnixAddress) -> None:
-        self._address = address
-
-    def get(self, path: str) -> str:
-        """Return the body of a response.
-
-        Raises:
-            UsageError: the server does not respond.
-        """
-        address = self._address
-        try:
-            if isinstance(address, UnixAddress):
-                connection = HTTPConnection("localhost", timeout=_TIMEOUT)
-                connection.sock = socket.socket(socket.AF_UNIX)
-                connection.sock.settimeout(_TIMEOUT)
-                connection.sock.connect(address.path)
-            else:
-                connection = HTTPConnection(address.host, address.port, timeout=_TIMEOUT)
-            connection.request("GET", path)
-            response = connection.getresponse()
-            text = response.read().decode()
-            connection.close()
-        except (OSError, HTTPException) as error:
-            raise UsageError(
-                f"{address}: the status cannot be read: {error or 'no response'};"
-                " check the server's --status-bind"
-            ) from error
-        if response.status != 200:
-            raise UsageError(f"{address}: the response is {response.status} {response.reason}")
-        return text
+    Raises:
+        UsageError: the server does not respond.
+    """
+    try:
+        if isinstance(address, UnixAddress):
+            connection = HTTPConnection("localhost", timeout=_TIMEOUT)
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(_TIMEOUT)
+            connection.sock.connect(address.path)
+        else:
+            connection = HTTPConnection(address.host, address.port, timeout=_TIMEOUT)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+    except (OSError, HTTPException) as error:
+        raise UsageError(
+            f"{address}: the status cannot be read: {error or 'no response'};"
+            " check the server's --status-bind"
+        ) from error
+    if response.status != 200:
+        raise UsageError(f"{address}: the response is {response.status} {response.reason}")
+    return text
 
 
 def _lines(report: dict[str, Any], width: int, colours: bool) -> list[str]:
