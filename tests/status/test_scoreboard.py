@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+from vsgi_fcgi.server.services import Counts
 from vsgi_fcgi.status.scoreboard import (
     BUCKETS,
     COUNTERS,
@@ -18,7 +19,6 @@ from vsgi_fcgi.status.scoreboard import (
     Process,
     Running,
     Scoreboard,
-    bucket_of,
 )
 
 
@@ -143,13 +143,17 @@ def test_the_block_of_a_killed_process_can_be_read_and_used_again() -> None:
 
 
 def test_quantiles() -> None:
-    histogram = Histogram()
-    assert histogram.quantile(0.5) is None
+    assert Histogram().quantile(0.5) is None
+    counts = Counts()
     for milliseconds in range(1, 1001):
-        histogram.counts[bucket_of(milliseconds * 1_000_000)] += 1
+        counts.add(2, 0, milliseconds * 1_000_000, 10)
+    assert (counts.queue_wait[0], counts.responses[2], counts.sent_bytes) == (1000, 1000, 10_000)
+    histogram = Histogram(counts.run_time)
     median, last = histogram.quantile(0.5), histogram.quantile(0.99)
     assert median is not None
     assert last is not None
     # Each bucket is twice as wide as the one before, and a quantile is interpolated in it.
     assert 0.4 < median < 0.6
     assert 0.9 < last < 1.1
+    counts.add(2, 1 << 62, 0, 0)
+    assert counts.queue_wait[-1] == 1

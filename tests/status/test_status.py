@@ -106,10 +106,8 @@ def test_figures_count_requests_and_not_connections(tmp_path: Path, group: Proce
     site = serve(tmp_path, group)
     idle = [Client(site.address) for _ in range(3)]
     with Client(site.address) as client:
-        for _ in range(5):
-            client.get("/quick")
-        client.get("/upload", b"x" * 1000)
-        client.get("/broken")
+        answers = [client.get("/quick") for _ in range(5)]
+        answers += [client.get("/upload", b"x" * 1000), client.get("/broken")]
         client.start(1, length=-5)
         assert client.answer(1).status == 400
     report = site.report()
@@ -118,6 +116,7 @@ def test_figures_count_requests_and_not_connections(tmp_path: Path, group: Proce
     assert (report["responses"]["2xx"], report["responses"]["5xx"]) == (6, 1)
     assert report["refused"]["400"] == 1
     assert report["totals"]["received_bytes"] == 1000
+    assert report["totals"]["sent_bytes"] == sum(len(answer.stdout) for answer in answers)
     assert report["run_time"]["count"] == report["queue_wait"]["count"] == 7
     assert report["history"][-1]["requests"] + report["history"][-2]["requests"] == 7
     for each in idle:

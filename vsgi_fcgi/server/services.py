@@ -70,7 +70,7 @@ class Counts:
 
 
 def _bucket_of(nanoseconds: int) -> int:
-    # The same as `int.bit_length`, which is a slow call for the compiler. Most times are short.
+    # The compiler calls `int.bit_length` slowly, and most times are short.
     bucket = 0
     rest = nanoseconds >> SHIFT
     while rest > 0 and bucket < BUCKETS - 1:

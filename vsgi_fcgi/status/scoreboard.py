@@ -87,11 +87,6 @@ _REQUEST: Final = 3 * 1024
 """Size of a half of a block without requests, and the room for each request."""
 
 
-def bucket_of(nanoseconds: int) -> int:
-    """Return the number of the bucket of a duration."""
-    return min((nanoseconds >> SHIFT).bit_length(), BUCKETS - 1)
-
-
 def bucket_ends() -> list[float]:
     """Return the ends of the buckets in seconds. The last bucket has no end."""
     return [(1 << (SHIFT + number)) / 1e9 for number in range(BUCKETS - 1)]
