@@ -36,7 +36,10 @@ class ResponseError(VsgiFcgiError):
 
 
 class ClientDisconnected(VsgiFcgiError, OSError):
-    """The web server has aborted the request; further output of the app is discarded."""
+    """The client has gone: the response is not wanted any more, and further output is discarded.
+
+    A read of the body or a write of the response raises it. The server does not log it.
+    """
 
 
 class RequestTimeout(BaseException):

@@ -15,7 +15,7 @@ from support.processes import free_port, unmeasured
 from vsgi_fcgi.server.cgi import without_query
 
 APP = """
-import json, os, sys
+import json, os, sys, time
 print("printed while loading")
 
 def app(environ, start_response):
@@ -28,6 +28,14 @@ def app(environ, start_response):
         return []
     if what == "/midway":
         return midway(start_response)
+    if what == "/gone":
+        request = environ["vsgi_fcgi.request"]
+        with request.on_disconnect(sys.exit):
+            while not request.client_disconnected():
+                time.sleep(0.01)
+        print("noticed", file=environ["wsgi.errors"])
+        start_response("200 OK", [])
+        return []
     seen = {
         "body": environ["wsgi.input"].read().decode(),
         "more": environ["wsgi.input"].read(1).decode(),
@@ -35,6 +43,7 @@ def app(environ, start_response):
         "modules": sorted({"gevent", "werkzeug", "wsgiref.handlers"} & set(sys.modules)),
         "stdin": sys.stdin.read() if what == "/stdin" else "",
         "called": environ["vsgi_fcgi.main_context"].call(max, 1, 2),
+        "gone": environ["vsgi_fcgi.request"].client_disconnected(),
         "terminated": environ["wsgi.input_terminated"],
         "path": [environ["SCRIPT_NAME"], what],
     }
@@ -114,6 +123,7 @@ def test_a_request(tmp_path: Path, by: str) -> None:
     assert (seen["body"], seen["more"]) == ("body", "")
     assert seen["proxy"] == [None, None]
     assert seen["called"] == 2
+    assert seen["gone"] is False
     assert seen["terminated"]
     assert errors == "printed while loading\n"
     assert status == 0
@@ -233,6 +243,25 @@ def test_a_web_server_that_leaves(tmp_path: Path, by: str) -> None:
     with popen.stderr:
         assert b"Traceback" not in popen.stderr.read()
     assert popen.wait(30) == 1
+
+
+@BOTH
+def test_an_app_that_asks_learns_that_the_web_server_has_left(tmp_path: Path, by: str) -> None:
+    program = Program(tmp_path, by)
+    with subprocess.Popen(
+        program.argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=program.environ(PATH_INFO="/gone"),
+    ) as popen:
+        assert popen.stdout is not None
+        assert popen.stderr is not None
+        popen.stdout.close()
+        errors = popen.stderr.read()
+        assert b"noticed" in errors
+        assert b"Traceback" not in errors
+        assert popen.wait(30) == 1
 
 
 @BOTH

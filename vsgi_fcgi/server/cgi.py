@@ -170,6 +170,7 @@ class CGIHandler:
         calls = _Calls()
         base = base_environ(multithread=False, multiprocess=True, vsgi_fcgi__main_context=calls)
         base["wsgi.run_once"] = True
+        base["vsgi_fcgi.request"] = _Request(response)
         errors = ErrorStream(response)
         with body:
             mount = self._config.mount_point
@@ -282,6 +283,13 @@ class _CGIResponse:
             pass
         self._close()
 
+    def client_disconnected(self) -> bool:
+        """Return whether the web server has closed the pipe, as it does when the client leaves."""
+        if self._open and not self.cancelled:
+            # Without an event to wait for, this reports only errors: nobody reads the pipe.
+            self.cancelled = _is_ready(self._fd, 0, 0)
+        return self.cancelled
+
     def break_off(self) -> None:
         # CGI cannot report a broken response. A client notices it by the Content-Length.
         if self._open:
@@ -309,6 +317,17 @@ class _Calls:
     def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``function(*args, **kwargs)``."""
         return function(*args, **kwargs)
+
+
+class _Request:
+    """The ``environ["vsgi_fcgi.request"]`` of such a process."""
+
+    def __init__(self, response: _CGIResponse) -> None:
+        self.client_disconnected = response.client_disconnected
+
+    def on_disconnect(self, callback: Callable[[], object]) -> contextlib.nullcontext[None]:
+        """Do nothing: no main context watches the pipe while the app runs."""
+        return contextlib.nullcontext()
 
 
 def _is_ready(fd: int, events: int, timeout: float) -> bool:

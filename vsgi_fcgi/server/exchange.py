@@ -48,6 +48,7 @@ from vsgi_fcgi.exceptions import ClientDisconnected
 from vsgi_fcgi.front_ends.registry import crashes_on_stderr
 from vsgi_fcgi.protocol import Request, ServerProtocol
 from vsgi_fcgi.server.body import Body
+from vsgi_fcgi.server.disconnect import Callbacks, call_all_soon, discard_all
 from vsgi_fcgi.server.response_buffer import ResponseBuffer
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
@@ -171,6 +172,8 @@ class Exchange:
         data: the file that the web server sends to a filter, or None.
         cancelled: the response is not wanted any more. The main context sets it, the worker reads
             it.
+        callbacks: what the app wants called when the response is not wanted any more; None if it
+            has registered nothing.
         response: the part of the response that waits to be sent; None if nothing had to wait.
         software: the param SERVER_SOFTWARE; the worker's until it is done.
         queued: the exchange is in its writer's queue; the main context's.
@@ -193,6 +196,7 @@ class Exchange:
         "begun",
         "body",
         "broken",
+        "callbacks",
         "cancelled",
         "closed",
         "connection",
@@ -223,6 +227,7 @@ class Exchange:
         self.body: Body | None = None
         self.data: Body | None = None
         self.cancelled = False
+        self.callbacks: Callbacks | None = None
         self.response: ResponseBuffer | None = None
         self.queued = False
         self.begun = False
@@ -243,6 +248,11 @@ class Exchange:
     def params(self) -> dict[str, str]:
         """The params of the request; empty if they have not all come."""
         return getattr(self.request, "params", {})
+
+    @property
+    def services(self) -> Services:
+        """The services of the server."""
+        return self.connection.services
 
     # The main context, while the request is read.
 
@@ -328,6 +338,9 @@ class Exchange:
         if self.closed:
             return
         self.closed = True
+        callbacks, self.callbacks = self.callbacks, None
+        if callbacks is not None and not self.cancelled:
+            discard_all(callbacks)
         connection = self.connection
         services = connection.services
         # The stream refers to the exchange, and the exchange to the stream. The cycle is broken
@@ -507,6 +520,9 @@ class Exchange:
             raise self._impossible("cancel")
         self.state = state
         self.cancelled = True
+        callbacks = self.callbacks
+        if callbacks:
+            call_all_soon(self.connection.services, callbacks)
         self.request.owner = None
         if was is READING:
             self._release_bodies()
@@ -536,10 +552,11 @@ class Exchange:
 if TYPE_CHECKING:
     # An `Exchange` is what these protocols ask for.
     from vsgi_fcgi.server.body import BodyOwner
+    from vsgi_fcgi.server.disconnect import Cancellable
     from vsgi_fcgi.server.response_buffer import Producer
 
-    def _check(exchange: Exchange) -> tuple[BodyOwner, Producer]:
-        return exchange, exchange
+    def _check(exchange: Exchange) -> tuple[BodyOwner, Producer, Cancellable]:
+        return exchange, exchange, exchange
 
 
 # An exchange whose request gets a line in the access log.

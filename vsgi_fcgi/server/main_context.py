@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final, cast
 
+import gevent
+
 from vsgi_fcgi.log.access_log import AccessLog
 from vsgi_fcgi.log.background_writer import LineWriter
 from vsgi_fcgi.log.log import Log
@@ -265,6 +267,8 @@ class MainContext:
         if self.recycling is not None:
             self.recycling.stop()
         self.connections.close()
+        # A round of the loop, in which apps are told that their requests were cancelled.
+        gevent.sleep(0)
         if self.access_log is not None:
             self.access_log.close()
         self._pool.stop()

@@ -16,7 +16,7 @@ from io import BytesIO
 from typing import Any, Protocol
 
 from vsgi_fcgi.protocol import Role
-from vsgi_fcgi.server.body import Body
+from vsgi_fcgi.server.disconnect import RequestHandle, RequestInput
 from vsgi_fcgi.server.exchange import Exchange
 from vsgi_fcgi.server.roles import ROLE_NAMES, Apps
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
@@ -160,9 +160,11 @@ def run_request(app: App, base: Environ, mount: str | None, exchange: Exchange) 
         if body is None:
             environ = make_environ(params, request.repeated, base, None, 0, errors, mount)
         else:
-            stream = body.open()
+            file = body.open()
+            stream: Any = None if file is None else RequestInput(file, exchange)
             size = body.size
             environ = make_environ(params, request.repeated, base, stream, size, errors, mount)
+        environ["vsgi_fcgi.request"] = RequestHandle(exchange)
         # A context variable that an app sets must not reach the next request of this thread.
         Context().run(run_app, app, environ, exchange)
     except BaseException as error:
@@ -176,14 +178,16 @@ def run_request(app: App, base: Environ, mount: str | None, exchange: Exchange) 
 @worker_only
 def run_filter(app: App, base: Environ, mount: str | None, exchange: Exchange) -> None:
     """Run a filter, whose app also gets a file. Otherwise like `run_request`."""
-    assert exchange.data is not None
-    run_request(partial(_call_filter, app, exchange.data), base, mount, exchange)
+    run_request(partial(_call_filter, app, exchange), base, mount, exchange)
 
 
 def _call_filter(
-    app: App, data: Body, environ: Environ, start_response: StartResponse
+    app: App, exchange: Exchange, environ: Environ, start_response: StartResponse
 ) -> Iterable[bytes]:
-    environ["vsgi_fcgi.data"] = data.open() or BytesIO()
+    data = exchange.data
+    assert data is not None
+    file = data.open()
+    environ["vsgi_fcgi.data"] = BytesIO() if file is None else RequestInput(file, exchange)
     environ["FCGI_DATA_LENGTH"] = str(data.size)
     return app(environ, start_response)
 

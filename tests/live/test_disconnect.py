@@ -1,0 +1,172 @@
+"""Test when an app learns that its client has gone, behind each web server.
+
+The page ``docs/howto/disconnect.md`` has a table of this. A test checks that both agree.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.front_ends.more_servers import H2O, ApacheProxy, Caddy
+from support.front_ends.servers import APPS, AppServer, HAProxy, Lighttpd, Nginx, WebServer, command
+from support.http import connect
+from support.pages import DOCS
+from support.processes import ProcessGroup, free_port, wait_until
+from support.relay_server import RelayServer
+
+APP = "apps.gone:app"
+OPTIONS = ("--threads", "8")
+
+SILENT, BEGUN, BEATS = KINDS = ("silent", "begun", "beats")
+"""What the app has sent before: nothing; something, and then nothing; something every 100 ms."""
+
+LIMIT = 1.0
+"""Seconds in which an app must learn of it, if its web server gives a signal."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """A web server, and what it tells the app.
+
+    Attributes:
+        start: starts it in the first group, with the app behind it; returns its port. Programs
+            between the two may need the second group.
+        tells: the kinds of requests that learn of a client that has gone.
+        prefixes: where the app is.
+    """
+
+    start: Callable[[ProcessGroup, ProcessGroup], int]
+    tells: tuple[str, ...]
+    prefixes: tuple[str, ...] = ("",)
+
+
+def before_app(kind: Callable[[ProcessGroup, AppServer], WebServer], *args: Any) -> Front:
+    """A web server with a file of ``examples/``."""
+    return Front(lambda group, _: kind(group, AppServer(group, APP, *OPTIONS)).port, *args)
+
+
+def start_relayed(group: ProcessGroup, behind: ProcessGroup) -> int:
+    """Start nginx, the relay and the app."""
+    return Nginx(group, RelayServer(group, AppServer(behind, APP, *OPTIONS))).port
+
+
+def start_http(group: ProcessGroup, _: ProcessGroup) -> int:
+    """Start the app with ``--http``."""
+    port = free_port()
+    argv = [str(command(group)), "--chdir", str(APPS), "--http", f"127.0.0.1:{port}", *OPTIONS, APP]
+    group.start(argv, name="http").wait_for_log("serving HTTP on")
+    return port
+
+
+def start_lighttpd(group: ProcessGroup, _: ProcessGroup) -> int:
+    """Start lighttpd, which starts the app."""
+    return Lighttpd(group, " ".join((*OPTIONS, APP))).port
+
+
+FRONTS = {
+    "nginx": before_app(Nginx, KINDS, ("", "/tcp", "/unbuffered")),
+    "nginx, then the relay": Front(start_relayed, KINDS),
+    "`--http`": Front(start_http, KINDS),
+    "lighttpd": Front(start_lighttpd, (BEATS,)),
+    "Apache with mod_proxy_fcgi": before_app(ApacheProxy, (BEATS,), ("", "/handler")),
+    "Caddy": before_app(Caddy, (BEATS,)),
+    "h2o": before_app(H2O, (BEATS,)),
+    "HAProxy, a connection for each request": before_app(HAProxy, (BEATS,), ("/alone",)),
+    "HAProxy, shared connections": before_app(HAProxy, ()),
+}
+
+
+def has_passed(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Iterator[ProcessGroup]:
+    """What runs behind the other processes of a test, and ends after them."""
+    folder = tmp_path / "behind"
+    folder.mkdir()
+    with ProcessGroup(folder) as group:
+        yield group
+
+
+class Clients:
+    """One client for each kind of request, each of which leaves when its request has begun.
+
+    Args:
+        port: the web server's port.
+        prefix: where the app is.
+        folder: a new folder for the reports of the app.
+
+    Attributes:
+        closed: the time when the client of each kind left.
+    """
+
+    def __init__(self, port: int, prefix: str, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self.closed: dict[str, float] = {}
+        for kind in KINDS:
+            with connect(port) as sock:
+                path = f"{prefix}/{kind}?report={folder / kind}"
+                sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                self.wait_for("begun", kind)
+                if kind != SILENT:
+                    assert sock.recv(65536)
+            self.closed[kind] = time.monotonic()
+
+    def wait_for(self, what: str, kind: str) -> None:
+        """Wait for a report."""
+        wait_until((self._folder / f"{kind}.{what}").exists, f"{kind}.{what}")
+
+    def seconds(self, kind: str) -> float | None:
+        """Return how long it took until the app learned of it; None if it has not."""
+        path = self._folder / f"{kind}.gone"
+        return float(path.read_text()) - self.closed[kind] if path.exists() else None
+
+    def stop(self) -> None:
+        """End the requests that have learned nothing."""
+        (self._folder / "stop").touch()
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_a_client_that_closes_its_connection(
+    name: str, behind: ProcessGroup, processes: ProcessGroup, tmp_path: Path
+) -> None:
+    front = FRONTS[name]
+    port = front.start(processes, behind)
+    for prefix in front.prefixes:
+        clients = Clients(port, prefix, tmp_path / f"reports{prefix.replace('/', '-')}")
+        try:
+            for kind in front.tells:
+                clients.wait_for("closed", kind)
+                seconds = clients.seconds(kind)
+                assert seconds is not None
+                assert seconds <= LIMIT
+            last = max(clients.closed.values())
+            wait_until(partial(has_passed, last + LIMIT), "the limit")
+            told = [kind for kind in KINDS if clients.seconds(kind) is not None]
+            assert told == list(front.tells)
+        finally:
+            clients.stop()
+        for kind in KINDS:
+            clients.wait_for("closed", kind)
+
+
+def test_the_page_has_a_row_for_each_web_server() -> None:
+    page = (DOCS / "howto" / "disconnect.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in re.findall(r"^\| .*$", page, re.MULTILINE)
+    ]
+    table = {row[0]: tuple(row[1:4]) for row in rows if row[0] in FRONTS}
+    assert table == {
+        name: tuple("yes" if kind in front.tells else "no" for kind in KINDS)
+        for name, front in FRONTS.items()
+    }
