@@ -110,7 +110,11 @@ class Log:
         enable(logger)
         if not logger.isEnabledFor(level):
             return
-        caller = sys._getframe(2)
+        try:
+            caller = sys._getframe(2)
+        except ValueError:
+            # A greenlet or a thread in which only compiled functions run, which have no frames.
+            caller = sys._getframe()
         code = caller.f_code
         place = code.co_filename, caller.f_lineno
         record = logger.makeRecord(
