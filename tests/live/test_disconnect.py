@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fcgi.peer import Client as FastCGIClient
 from support.front_ends.more_servers import H2O, ApacheProxy, Caddy
 from support.front_ends.servers import APPS, AppServer, HAProxy, Lighttpd, Nginx, WebServer, command
 from support.http import connect
@@ -157,6 +158,22 @@ def test_a_client_that_closes_its_connection(
             clients.stop()
         for kind in KINDS:
             clients.wait_for("closed", kind)
+
+
+def test_a_stop_that_waits_no_longer(processes: ProcessGroup, tmp_path: Path) -> None:
+    """The app has 1.5 seconds to clean up, and then the process exits."""
+    server = AppServer(processes, APP, *OPTIONS, "--graceful-timeout", "4")
+    with FastCGIClient(str(server.socket)) as client:
+        for id, kind in enumerate(KINDS, 1):
+            client.ask(id, f"/{kind}?report={tmp_path / kind}")
+            wait_until((tmp_path / f"{kind}.begun").exists, f"{kind} to begin")
+        assert server.process.stop() == 1
+    # Before the process has exited.
+    assert all((tmp_path / f"{kind}.closed").exists() for kind in KINDS)
+    log = server.process.log()
+    assert "1 connections still had requests and are cut off" in log
+    assert "the graceful timeout" not in log
+    assert "threads of the app" not in log
 
 
 def test_the_page_has_a_row_for_each_web_server() -> None:

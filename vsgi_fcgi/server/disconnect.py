@@ -2,7 +2,7 @@
 
 The server has one notion for all reasons why a response is not wanted any more: the flag
 `cancelled` of an exchange. The main context sets it for ABORT_REQUEST, for the end of a connection,
-for a failed write, at ``request_timeout`` and at the end of a stop. An app notices it in three
+for a failed write, at ``request_timeout`` and near the end of a stop. An app notices it in three
 ways: its next read or write raises `ClientDisconnected`, it asks, or it has registered a callback.
 
 Callbacks are in a deque of the exchange, which exists only if the app has registered one. The

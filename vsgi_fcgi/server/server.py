@@ -51,6 +51,10 @@ _LOG_FLUSH = 2.0
 _LAST_STEPS = 0.5
 """Seconds of the graceful timeout that are reserved for the steps after waiting for threads."""
 
+_CLEAN_UP = 1.5
+"""Seconds before the end of the graceful timeout at which the command cancels running requests, so
+that their apps can clean up; not if the timeout is less than twice as long."""
+
 _LAST_SWITCH_INTERVAL = 0.0001
 """Thread switch interval in seconds while the process ends immediately."""
 
@@ -138,7 +142,7 @@ class Server:
         self.at_start: list[Callable[[], object]] = []
         self.before_stop: list[Callable[[float], object]] = []
         self.supervisor: Supervisor | None = None
-        self._begun_to_stop = self._retiring = False
+        self._begun_to_stop = self._retiring = self._process_ends = False
         self._stop_until = 0.0
         self._apps = Apps(app, authorizer, filter)
         self._listeners: list[Listener] = []
@@ -315,6 +319,7 @@ class Server:
         self._begun_to_stop = False
         self._done = Event()
         self._ended_running = False
+        self._process_ends = process_ends and with_signals
         scoreboard = self.scoreboard
         if scoreboard is None and config.status_path is not None:
             requests = config.threads + config.max_stuck_threads
@@ -392,7 +397,10 @@ class Server:
             context.close()
             self.close()
             if signals is not None:
-                if process_ends and not _threads_end(self._left(signals) - _LAST_STEPS, log):
+                # The workers of requests that were cut off have to close their iterables.
+                workers = self._lost > 0
+                left = self._left(signals) - _LAST_STEPS
+                if process_ends and not _threads_end(left, log, workers=workers):
                     self._lost += 1
                 signals.restore(process_ends)
             if access_lines is not None:
@@ -570,6 +578,10 @@ class Server:
             self._handover.begin()
         else:
             connections.begin_stopping(self.config.graceful_timeout)
+        if self._process_ends:
+            whole = self.config.graceful_timeout if grace is None else grace
+            if whole >= 2 * _CLEAN_UP:
+                grace = whole - _CLEAN_UP
         if not context.connections:
             done.set()
         elif grace is not None:
@@ -605,12 +617,13 @@ class Server:
             os._exit(1)
 
 
-def _threads_end(seconds: float, log: Log) -> bool:
+def _threads_end(seconds: float, log: Log, *, workers: bool) -> bool:
     """Wait for the jobs and threads of the app that Python itself would wait for.
 
     Args:
         seconds: maximum time to wait.
         log: the log, for the names of threads that are cut off.
+        workers: whether to wait for worker threads, too.
 
     Returns:
         Whether all have ended.
@@ -626,7 +639,7 @@ def _threads_end(seconds: float, log: Log) -> bool:
             for end in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
                 end()
             # Threads may start other threads.
-            while left := _left():
+            while left := _left(workers):
                 for thread in left:
                     thread.join()
         finally:
@@ -637,14 +650,14 @@ def _threads_end(seconds: float, log: Log) -> bool:
     except RuntimeError:
         return True
     latch.wait(max(seconds, 0))
-    left = _left()
+    left = _left(workers)
     if left:
         names = ", ".join(thread.name for thread in left)
         log.warning("%d threads of the app still ran and are cut off: %s", len(left), names)
     return not left
 
 
-def _left() -> list[threading.Thread]:
+def _left(workers: bool) -> list[threading.Thread]:
     main = threading.main_thread()
     executors = sys.modules.get("concurrent.futures.thread")
     # If the main context is a daemon, threads of executors are daemons too. Python waits for them
@@ -655,7 +668,7 @@ def _left() -> list[threading.Thread]:
         for thread in threading.enumerate()
         if (not thread.daemon or thread in pooled)
         and thread is not main
-        and not isinstance(thread, WorkerThread)
+        and (workers or not isinstance(thread, WorkerThread))
     ]
 
 
