@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import sqlite3
 import threading
 import weakref
@@ -318,6 +319,34 @@ def test_a_request_with_callbacks_is_no_reference_cycle() -> None:
             wait_until(lambda: len(kept) == 3 and not any(each() for each in kept))
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("size", [30, 300_000])
+def test_the_body_is_still_a_file(size: int) -> None:
+    """In memory, and in a temporary file."""
+    body = b"line of ten\n" * (size // 12)
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        stream = environ["wsgi.input"]
+        assert list(stream) == body.splitlines(keepends=True)
+        assert stream.seek(0) == 0
+        assert stream.readlines() == body.splitlines(keepends=True)
+        assert stream.tell() == len(body)
+        stream.seek(0)
+        buffer = bytearray(4)
+        assert stream.readinto(buffer) == 4
+        assert stream.readline() == b" of ten\n"
+        assert stream.seekable()
+        text = io.TextIOWrapper(stream)
+        assert text.readline() == "line of ten\n"
+        text.detach()
+        assert not hasattr(stream, "no_such_name")
+        return respond(start_response, b"answered")
+
+    with running(app, body_memory_bytes=100_000) as server:
+        client = server.connect()
+        client.ask(1, "/", body)
+        assert client.answer(1).body == b"answered"
 
 
 def test_a_slow_query_is_interrupted() -> None:
