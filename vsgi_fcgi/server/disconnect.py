@@ -128,60 +128,29 @@ class Cancellable(Protocol):
         """The services of the server."""
 
 
-@final
-class RequestHandle:
-    """The request, as its app sees it: ``environ["vsgi_fcgi.request"]``."""
+def register(exchange: Cancellable, function: Callable[[], object]) -> DisconnectCallback:
+    """Register a callback for a request. For the worker that runs the app.
 
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Cancellable) -> None:
-        self._exchange = exchange
-
-    def client_disconnected(self) -> bool:
-        """Return whether the response is not wanted any more. This only reads a flag.
-
-        The reason is that the web server has given the request up or has closed the connection,
-        that ``request_timeout`` is over, or that the server stops and waits no longer.
-        """
-        return self._exchange.cancelled
-
-    def on_disconnect(self, callback: Callable[[], object]) -> DisconnectCallback:
-        """Have a function called when `client_disconnected` becomes true.
-
-        It is called once, without arguments, in a greenlet of the main context. If the client has
-        gone already, it is called at once. It must not block: all connections wait for it. An
-        exception that it raises is logged. It is not called if the client leaves after the app has
-        ended the request, which is after ``close()`` of the iterable.
-
-        To be called by the worker that runs the app.
-
-        Args:
-            callback: the function.
-
-        Returns:
-            The registration, which as a context manager removes the callback.
-
-        Raises:
-            RuntimeError: 1000 callbacks are registered for this request.
-        """
-        exchange = self._exchange
-        services = exchange.services
-        waiting = exchange.callbacks
-        if waiting is None:
-            waiting = deque()
-            if not exchange.closed:
-                exchange.callbacks = waiting
-        if len(waiting) >= _MAX_CALLBACKS:
-            raise RuntimeError(
-                f"on_disconnect: {_MAX_CALLBACKS} callbacks are registered for this request; use"
-                " it in a with statement, which removes the callback at its end"
-            )
-        registered = DisconnectCallback(callback, waiting, services.make_latch())
-        waiting.append(registered)
-        # After it was appended: the main context may have looked before.
-        if exchange.cancelled and not exchange.closed:
-            services.mailbox.post(partial(call_all_soon, services), waiting)
-        return registered
+    Raises:
+        RuntimeError: 1000 callbacks are registered for this request.
+    """
+    services = exchange.services
+    waiting = exchange.callbacks
+    if waiting is None:
+        waiting = deque()
+        if not exchange.closed:
+            exchange.callbacks = waiting
+    if len(waiting) >= _MAX_CALLBACKS:
+        raise RuntimeError(
+            f"on_disconnect: {_MAX_CALLBACKS} callbacks are registered for this request; use"
+            " it in a with statement, which removes the callback at its end"
+        )
+    registered = DisconnectCallback(function, waiting, services.make_latch())
+    waiting.append(registered)
+    # After it was appended: the main context may have looked before.
+    if exchange.cancelled and not exchange.closed:
+        services.mailbox.post(partial(call_all_soon, services), waiting)
+    return registered
 
 
 @final

@@ -39,16 +39,23 @@ is a bug in the server.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from vsgi_fcgi.children import exit_child
 from vsgi_fcgi.exceptions import ClientDisconnected
 from vsgi_fcgi.front_ends.registry import crashes_on_stderr
 from vsgi_fcgi.protocol import Request, ServerProtocol
 from vsgi_fcgi.server.body import Body
-from vsgi_fcgi.server.disconnect import Callbacks, call_all_soon, discard_all
+from vsgi_fcgi.server.disconnect import (
+    Callbacks,
+    DisconnectCallback,
+    call_all_soon,
+    discard_all,
+    register,
+)
 from vsgi_fcgi.server.response_buffer import ResponseBuffer
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
@@ -547,6 +554,45 @@ class Exchange:
                 body.forked()
         if self.response is not None:
             self.response.forked()
+
+
+@final
+class RequestHandle:
+    """The request, as its app sees it: ``environ["vsgi_fcgi.request"]``."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def client_disconnected(self) -> bool:
+        """Return whether the response is not wanted any more. This only reads a flag.
+
+        The reason is that the web server has given the request up or has closed the connection,
+        that ``request_timeout`` is over, or that the server stops and waits no longer.
+        """
+        return self._exchange.cancelled
+
+    def on_disconnect(self, callback: Callable[[], object]) -> DisconnectCallback:
+        """Have a function called when `client_disconnected` becomes true.
+
+        It is called once, without arguments, in a greenlet of the main context. If the client has
+        gone already, it is called at once. It must not block: all connections wait for it. An
+        exception that it raises is logged. It is not called if the client leaves after the app has
+        ended the request, which is after ``close()`` of the iterable.
+
+        To be called by the worker that runs the app.
+
+        Args:
+            callback: the function.
+
+        Returns:
+            The registration, which as a context manager removes the callback.
+
+        Raises:
+            RuntimeError: 1000 callbacks are registered for this request.
+        """
+        return register(self._exchange, callback)
 
 
 if TYPE_CHECKING:

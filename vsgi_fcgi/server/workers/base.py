@@ -16,8 +16,8 @@ from io import BytesIO
 from typing import Any, Protocol
 
 from vsgi_fcgi.protocol import Role
-from vsgi_fcgi.server.disconnect import RequestHandle, RequestInput
-from vsgi_fcgi.server.exchange import Exchange
+from vsgi_fcgi.server.disconnect import RequestInput
+from vsgi_fcgi.server.exchange import Exchange, RequestHandle
 from vsgi_fcgi.server.roles import ROLE_NAMES, Apps
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
 from vsgi_fcgi.wsgi.environ import Environ, ErrorStream, base_environ, make_environ
