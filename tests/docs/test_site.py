@@ -16,6 +16,9 @@ from support.processes import unmeasured
 from vsgi_fcgi.cli.commands import SERVE
 from vsgi_fcgi.cli.settings.command import key_name, variable_name
 
+# The first test builds the site.
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,7 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = [sys.executable, "-P", "-m", "sphinx", "-W", "--keep-going", "-q", "-n", "-b", "html"]
     argv += ["-d", str(folder / "doctrees"), str(DOCS), str(folder / "html")]
     done = subprocess.run(
-        argv, cwd=ROOT, capture_output=True, text=True, timeout=50, env=unmeasured()
+        argv, cwd=ROOT, capture_output=True, text=True, timeout=150, env=unmeasured()
     )
     assert done.returncode == 0, done.stderr
     return folder / "html"

@@ -259,7 +259,8 @@ def test_a_response_that_had_begun_is_broken_off_and_its_iterable_closed(
 @untraced
 def test_no_timeout_strikes_the_server_or_the_next_request() -> None:
     """Requests end at about the moment of their timeout, in every way that an app can end."""
-    limit = 0.02
+    # Long enough for a quick request on a busy machine.
+    limit = 0.08
     opened = 0
     closes = 0
 
@@ -309,7 +310,7 @@ def test_no_timeout_strikes_the_server_or_the_next_request() -> None:
         client.send(whole_request(1, "/quick/") + whole_request(2, "/quick/"))
         client.answer(1)
         client.answer(2)
-        for _ in range(150):
+        for _ in range(50):
             kind = random.choice(["body", "write", "errors"])
             client.ask(1, f"/{kind}/{random.uniform(0.7, 1.6) * limit}")
             answer = client.answer(1)

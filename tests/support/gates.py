@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import quote
 
-from support.processes import wait_until
+from support.processes import PATIENCE, wait_until
 
 
 class Gate:
@@ -34,7 +34,7 @@ class Gate:
         """The app that waits here."""
         return f"/gate?{self.query}"
 
-    def wait_for_app(self, within: float = 10.0) -> None:
+    def wait_for_app(self, within: float = PATIENCE) -> None:
         """Wait until a request waits here."""
         wait_until(self._opened, "a request at the gate", within)
 

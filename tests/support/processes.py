@@ -20,6 +20,9 @@ import pytest
 
 T = TypeVar("T")
 
+PATIENCE = 30.0
+"""Seconds for what comes at once on an idle machine. No test asks how long it took."""
+
 _MARK = "TEST_GROUP_OF_VSGI_FCGI"
 """The environment variable by which all processes of a group are known, orphans too."""
 
@@ -27,7 +30,7 @@ _MARK = "TEST_GROUP_OF_VSGI_FCGI"
 def wait_until(
     condition: Callable[[], T],
     what: str,
-    within: float = 10.0,
+    within: float = PATIENCE,
     log: Callable[[], str] | None = None,
 ) -> T:
     """Ask again and again until the answer is true.
@@ -126,7 +129,7 @@ class Process:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def wait_for_log(self, text: str, within: float = 10.0) -> str:
+    def wait_for_log(self, text: str, within: float = PATIENCE) -> str:
         """Wait until the log holds a text, and return the log."""
 
         def found() -> bool:
@@ -141,14 +144,14 @@ class Process:
     def send_signal(self, number: int) -> None:
         self._popen.send_signal(number)
 
-    def wait(self, within: float = 10.0) -> int:
+    def wait(self, within: float = PATIENCE) -> int:
         """Wait for its end and return its exit status."""
         try:
             return self._popen.wait(within)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {within:g} s: {self.log()}") from None
 
-    def stop(self, number: int = signal.SIGTERM, within: float = 10.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, within: float = PATIENCE) -> int:
         """Send a signal and return the exit status."""
         self.send_signal(number)
         return self.wait(within)
