@@ -14,6 +14,7 @@ from typing import Any
 
 import gevent
 import pytest
+from support.build import untraced
 from support.fcgi import records
 from support.fcgi.peer import Client
 from support.server import WORKERS, Running, logged, respond, running, wait_in_app, wait_until
@@ -137,6 +138,7 @@ def test_an_app_learns_that_the_server_can_send_nothing(worker: str) -> None:
         assert closed.wait(10)
 
 
+@untraced
 def test_the_request_timeout_is_a_reason_too() -> None:
     """So a callback can end what C code waits for; the exception comes when it returns."""
     reached: list[str] = []

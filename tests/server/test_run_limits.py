@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import gevent
 import pytest
+from support.build import untraced
 from support.fcgi.peer import whole_request
 from support.lines import LogFile
 from support.server import (
@@ -32,12 +32,6 @@ from vsgi_fcgi.log.handlers import JsonFormatter
 from vsgi_fcgi.protocol import BROKEN_ANSWER
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.response import StartResponse
-
-# With a trace function, as coverage has one, an asynchronous exception that waits for a blocked
-# thread makes all other threads of CPython 3.11 spin.
-untraced = pytest.mark.skipif(
-    sys.gettrace() is not None, reason="CPython hangs at asynchronous exceptions while it is traced"
-)
 
 
 class Stuck:

@@ -1,6 +1,8 @@
-"""Which of the two builds of the package is tested."""
+"""Which of the two builds of the package is tested, and whether calls are traced."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 
@@ -12,4 +14,10 @@ replaces_functions = pytest.mark.skipif(
 
 traces_calls = pytest.mark.skipif(
     COMPILED, reason="calls of compiled functions are not reported to a profiler"
+)
+
+# With a trace function, as coverage has one, an asynchronous exception that waits for a blocked
+# thread makes all other threads of CPython 3.11 spin.
+untraced = pytest.mark.skipif(
+    sys.gettrace() is not None, reason="CPython hangs at asynchronous exceptions while it is traced"
 )

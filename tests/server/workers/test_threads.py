@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 
 import pytest
+from support.build import untraced
 from support.fcgi.peer import whole_request
 from support.server import hello, logged, respond, running, wait_in_app, wait_until
 
@@ -207,13 +208,6 @@ def raise_in(ident: int, error: type[BaseException]) -> None:
     assert ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(ident), ctypes.py_object(error)
     )
-
-
-# With a trace function, as coverage has one, an asynchronous exception that waits for a blocked
-# thread makes all other threads of CPython 3.11 spin.
-untraced = pytest.mark.skipif(
-    sys.gettrace() is not None, reason="CPython hangs at asynchronous exceptions while it is traced"
-)
 
 
 @untraced
