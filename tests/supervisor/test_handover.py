@@ -138,8 +138,13 @@ def test_a_busy_multiplexed_connection_moves_when_what_runs_has_ended(
         gate.open()
         assert pid(client, 1) == old
         answered = [pid(client, id) for id in range(3, 40)]
-        assert answered[-1] != old
+        # On a busy machine, the old process may learn later than this that it retires.
+        while answered[-1] == old:
+            client.ask(1, "/")
+            answered.append(pid(client, 1))
+        # From then on, none is for the old one.
         assert len(set(answered)) <= 2
+        assert old not in answered[answered.count(old) :]
         client.management.clear()
         client.send(VALUES)
         client.collect_until(lambda: bool(client.management))
