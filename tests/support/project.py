@@ -30,6 +30,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
+        self._saves = 0
 
     def save(self, name: str, text: str, *, at: float | None = None) -> None:
         """Save a file as many editors do: a new one that takes the place of the old one.
@@ -42,6 +43,11 @@ class Project:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         new = path.with_name(f"{path.name}.new")
+        if name.endswith(".py"):
+            # Python takes a compiled module for current if the time of its source, in whole
+            # seconds, and the size are those of the file. So no two saves have the same size.
+            self._saves += 1
+            text += "\n" * (100 * self._saves)
         new.write_text(text)
         if at is not None:
             os.utime(new, (at, at))
