@@ -256,14 +256,18 @@ def test_bodies_that_come_at_the_same_time(processes: ProcessGroup, worker: str)
 
     assert send(ALONE) == right
     before = len(behind.tap.lines)
-    # HAProxy 2.6 answers some with a 500 of its own; those that reach the server are whole.
-    ours = [pair for pair in zip(send(SHARED), right, strict=True) if "<h1>500" not in pair[0]]
-    assert len(ours) > 12
-    assert all(answer == expected for answer, expected in ours)
-    (line,) = behind.tap.lines[before:]
-    order = [record.id for record in line.requests() if record.kind == STDIN]
-    changes = sum(before != after for before, after in pairwise(order))
-    assert changes > len(bodies), "no body came between the pieces of another one"
+    # On a busy machine, the clients may send one after the other.
+    for rounds in range(1, 11):
+        # HAProxy 2.6 answers some with a 500 of its own; those that reach the server are whole.
+        ours = [pair for pair in zip(send(SHARED), right, strict=True) if "<h1>500" not in pair[0]]
+        assert len(ours) > 12
+        assert all(answer == expected for answer, expected in ours)
+        (line,) = behind.tap.lines[before:]
+        order = [record.id for record in line.requests() if record.kind == STDIN]
+        if sum(before != after for before, after in pairwise(order)) > rounds * len(bodies):
+            break
+    else:
+        pytest.fail("no body came between the pieces of another one")
     behind.close()
 
 
