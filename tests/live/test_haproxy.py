@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -242,33 +243,35 @@ def test_no_moment_of_wsgi_errors_ends_haproxy(processes: ProcessGroup, worker: 
 
 @pytest.mark.parametrize("worker", WORKERS)
 def test_bodies_that_come_at_the_same_time(processes: ProcessGroup, worker: str) -> None:
-    behind = Behind(processes, "--worker", worker, "--threads", "8")
-    bodies = [bytes([number]) * 100_000 for number in range(24)]
-    right = [f"100000 {hashlib.sha256(body).hexdigest()}\n" for body in bodies]
+    with closing(Behind(processes, "--worker", worker, "--threads", "8")) as behind:
+        bodies = [bytes([number]) * 100_000 for number in range(24)]
+        right = [f"100000 {hashlib.sha256(body).hexdigest()}\n" for body in bodies]
 
-    def send(prefix: str) -> list[str]:
-        with ThreadPoolExecutor(8) as pool:
-            path = f"{prefix}/upload"
-            asked = [
-                pool.submit(request, behind.port, path, method="POST", body=body) for body in bodies
+        def send(prefix: str) -> list[str]:
+            with ThreadPoolExecutor(8) as pool:
+                path = f"{prefix}/upload"
+                asked = [
+                    pool.submit(request, behind.port, path, method="POST", body=body)
+                    for body in bodies
+                ]
+            return [future.result().text for future in asked]
+
+        assert send(ALONE) == right
+        before = len(behind.tap.lines)
+        # On a busy machine, the clients may send one after the other.
+        for rounds in range(1, 11):
+            # HAProxy 2.6 answers some with a 500 of its own; those that reach the server are whole.
+            ours = [
+                pair for pair in zip(send(SHARED), right, strict=True) if "<h1>500" not in pair[0]
             ]
-        return [future.result().text for future in asked]
-
-    assert send(ALONE) == right
-    before = len(behind.tap.lines)
-    # On a busy machine, the clients may send one after the other.
-    for rounds in range(1, 11):
-        # HAProxy 2.6 answers some with a 500 of its own; those that reach the server are whole.
-        ours = [pair for pair in zip(send(SHARED), right, strict=True) if "<h1>500" not in pair[0]]
-        assert len(ours) > 12
-        assert all(answer == expected for answer, expected in ours)
-        (line,) = behind.tap.lines[before:]
-        order = [record.id for record in line.requests() if record.kind == STDIN]
-        if sum(before != after for before, after in pairwise(order)) > rounds * len(bodies):
-            break
-    else:
-        pytest.fail("no body came between the pieces of another one")
-    behind.close()
+            assert len(ours) > 12
+            assert all(answer == expected for answer, expected in ours)
+            (line,) = behind.tap.lines[before:]
+            order = [record.id for record in line.requests() if record.kind == STDIN]
+            if sum(before != after for before, after in pairwise(order)) > rounds * len(bodies):
+                break
+        else:
+            pytest.fail("no body came between the pieces of another one")
 
 
 # Clients that leave, and clients that are slow.
