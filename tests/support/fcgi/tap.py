@@ -94,7 +94,8 @@ class Tap:
             sock.close()
 
     def _start(self, function: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=function, args=args)
+        # A daemon: a test that fails may not close it, and the run of the tests must end.
+        thread = threading.Thread(target=function, args=args, daemon=True)
         self._threads.append(thread)
         thread.start()
 
