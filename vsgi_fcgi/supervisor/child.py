@@ -89,6 +89,7 @@ class Supervised:
         self.sharing = Sharing(table, slot)
         self._control.settimeout(_INTERVAL if self._watched else None)
         self._state = "loading"
+        self._state_when_up = "serving"
         self._lock = _thread.allocate_lock()
         self._told: set[str] = set()
         self._modules = 0
@@ -154,7 +155,8 @@ class Supervised:
         """
         traceback = error.traceback if isinstance(error, AppLoadError) else ""
         _logger.error("%s%s", traceback, error)
-        self._state = "failed"
+        # Not before the page is served: the supervisor passes connections to a process that is up.
+        self._state_when_up = "failed"
         self._tell(files_of_error(error))
         return ErrorPage(error)
 
@@ -172,7 +174,7 @@ class Supervised:
                 # server it is a wish to be replaced, which the supervisor does not need any more.
                 self._follow(self._waiting, [])
             if self._state == "loading":
-                self._state = "serving"
+                self._state = self._state_when_up
             self._tell()
 
         server.at_start.append(serving)
