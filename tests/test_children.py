@@ -173,7 +173,7 @@ def test_the_loop_of_a_child_has_nothing_to_do() -> None:
             return forks(environ, start_response)
         return respond(start_response, bytes(1 << 20))
 
-    with running(app, worker="main") as server, logged() as log:
+    with logged() as log, running(app, worker="main") as server:
         blocked = server.connect()
         blocked.ask(1, "/large")
         wait_until(lambda: server.connection().writer.blocked, "a writer that is blocked")

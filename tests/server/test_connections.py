@@ -253,7 +253,7 @@ def test_sixty_four_kept_connections_share_two_threads() -> None:
 @pytest.mark.parametrize("bind", [None, "127.0.0.1:0"], ids=["unix", "tcp"])
 def test_a_listening_socket_that_was_shut_down_is_paused(bind: str | None, how: int) -> None:
     """It stays readable: accepting at once again would keep the process busy for ever."""
-    with running(hello, bind=bind) as server, logged() as log:
+    with logged() as log, running(hello, bind=bind) as server:
         # To shut down the very socket that it listens on.
         listener = server.server._listeners[0]
         waits = server.connect()
@@ -287,7 +287,7 @@ class Forbidding:
 
 def test_a_refusal_by_the_system_that_stays_is_paused() -> None:
     """As of a seccomp filter: the connection stays where it is, and the socket readable."""
-    with running(hello) as server, logged() as log:
+    with logged() as log, running(hello) as server:
         # A system call of the server must fail, and a test cannot install a seccomp filter.
         listener: Any = server.server._listeners[0]
         real, listener.sock = listener.sock, Forbidding(listener.sock)

@@ -187,7 +187,7 @@ def test_stop_says_whether_every_request_was_answered() -> None:
         wait_in_app(environ, free)
         return respond(start_response, b"late")
 
-    with running(app) as server, logged() as log:
+    with logged() as log, running(app) as server:
         client = server.connect()
         client.ask(1)
         assert begun.wait(10)

@@ -361,7 +361,7 @@ def test_a_haproxy_that_dies_of_stderr_gets_none(software: str, gets: bool) -> N
 
 
 def test_the_log_gets_no_control_characters() -> None:
-    with running(writer_app(b"body", "\x1b[31mred\n\ttwo\x9b\n")) as server, logged() as log:
+    with logged() as log, running(writer_app(b"body", "\x1b[31mred\n\ttwo\x9b\n")) as server:
         answer = server.connect().get("/")
         assert bytes(answer.stderr).decode() == "\x1b[31mred\n\ttwo\x9b\n"
         log.wait_for("\\x1b[31mred\n\ttwo\\x9b")

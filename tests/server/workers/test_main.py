@@ -258,7 +258,7 @@ def test_a_timeout_that_an_app_forgot_costs_no_worker() -> None:
             gevent.get_hub().loop.timer(0.002).start(thrown.set)
         return respond(start_response, b"x")
 
-    with running(app, worker="main") as server, logged() as messages:
+    with logged() as messages, running(app, worker="main") as server:
         for _ in range(3):
             thrown.clear()
             assert server.connect().get("/forgetful").status == 200
@@ -275,7 +275,7 @@ def test_a_timeout_that_an_app_forgot_ends_no_later_request() -> None:
             gevent.sleep(0.1)
         return respond(start_response, b"x")
 
-    with running(app, worker="main") as server, logged() as messages:
+    with logged() as messages, running(app, worker="main") as server:
         client = server.connect()
         for _ in range(3):
             client.ask(1, "/forgetful")
