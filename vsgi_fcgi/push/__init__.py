@@ -1,0 +1,1 @@
+"""Held requests: long polling and streams, in which no worker waits (GRIP)."""

@@ -1,0 +1,80 @@
+"""The settings of held requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vsgi_fcgi.settings import KIB, MIB, Size, setting
+
+OVERFLOWS = ("drop", "end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """Settings of held requests. Sizes are in bytes and times in seconds."""
+
+    push: bool = setting(
+        False,
+        "hold the requests whose responses have Grip-Hold headers (GRIP), and send them what is"
+        " published",
+        group="push",
+    )
+    push_key: str | None = setting(
+        None,
+        "key that signs Grip-Sig, by which an app recognises this server",
+        group="push",
+        metavar="KEY",
+        default_text="random",
+    )
+    push_overflow: str = setting(
+        "drop",
+        "what happens to a stream whose client reads too slowly: drop its oldest items, or end it",
+        group="push",
+        choices=OVERFLOWS,
+    )
+    push_max_age: float = setting(
+        86400.0,
+        "seconds after which a held request is ended",
+        group="push",
+        minimum=1,
+    )
+    push_stop_spread: float = setting(
+        3.0,
+        "seconds over which held requests are ended at a stop, so that their clients do not all"
+        " return at once",
+        group="push",
+        minimum=0,
+    )
+    max_held: int = setting(20000, "maximum held requests, then 503", group="push", minimum=1)
+    max_held_per_channel: int = setting(
+        20000, "maximum held requests on one channel, then 503", group="push", minimum=1
+    )
+    max_channels: int = setting(
+        20, "maximum channels of one held request, then 502", group="push", minimum=1
+    )
+    max_held_bytes: Size = setting(
+        64 * MIB,
+        "maximum bytes of all responses that held requests keep and of all items that wait for a"
+        " slow client; then 503 for requests, and push_overflow applies to items",
+        group="push",
+        minimum=64 * KIB,
+    )
+    max_items_waiting: int = setting(
+        100,
+        "maximum items that wait for one slow client, then push_overflow applies",
+        group="push",
+        minimum=1,
+    )
+    max_items_queued: int = setting(
+        1000,
+        "maximum published items in the queue for delivery, then publishing fails",
+        group="push",
+        minimum=1,
+    )
+    max_item_bytes: Size = setting(
+        MIB,
+        "maximum bytes of a published item, then 413; also of the body of a response to hold, then"
+        " 502",
+        group="push",
+        minimum=KIB,
+    )
