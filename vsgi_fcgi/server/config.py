@@ -17,6 +17,7 @@ from typing import Any, Self, TypedDict
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.listen.ownership import SocketConfig
 from vsgi_fcgi.log.access_format import parse_format
+from vsgi_fcgi.push.config import PushConfig
 from vsgi_fcgi.settings import (
     GIB,
     KIB,
@@ -39,7 +40,7 @@ def default_threads() -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TransportConfig, SocketConfig):
+class Config(TransportConfig, SocketConfig, PushConfig):
     """Settings of the server. Sizes are in bytes and times in seconds.
 
     Raises:
@@ -385,3 +386,15 @@ class Settings(TypedDict, total=False):
     max_stderr_bytes: int
     max_log_records: int
     max_log_bytes: int
+    push: bool
+    push_key: str | None
+    push_overflow: str
+    push_max_age: float
+    push_stop_spread: float
+    max_held: int
+    max_held_per_channel: int
+    max_channels: int
+    max_held_bytes: Size
+    max_items_waiting: int
+    max_items_queued: int
+    max_item_bytes: Size

@@ -16,6 +16,7 @@ from vsgi_fcgi.settings import Count, Octal, Size
 GROUPS = {
     "roles": "apps for the other FastCGI roles",
     "http": "HTTP",
+    "push": "held requests",
     "status": "status",
     "configuration": "configuration",
     "upstream": "FastCGI application servers",
