@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+
+import gripcontrol
+
+from vsgi_fcgi.push.signature import FEATURES, Signer
+
+KEY = b"a key of at least thirty-two bytes"
+NOW = 1_800_000_000.9
+
+
+def test_the_claims() -> None:
+    token = Signer(KEY, "vsgi-fcgi").token(NOW)
+    head, claims, signature = token.split(".")
+
+    def decode(part: str) -> bytes:
+        return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+    assert json.loads(decode(head)) == {"typ": "JWT", "alg": "HS256"}
+    assert json.loads(decode(claims)) == {"iss": "vsgi-fcgi", "exp": 1_800_003_600}
+    assert decode(signature) == hmac.digest(KEY, f"{head}.{claims}".encode(), hashlib.sha256)
+
+
+def test_a_token_is_used_for_a_minute() -> None:
+    signer = Signer(KEY, "vsgi-fcgi")
+    first = signer.token(NOW)
+    assert signer.token(NOW + 59) == first
+    second = signer.token(NOW + 61)
+    assert second != first
+    # The clock was set back.
+    assert signer.token(NOW) == first
+
+
+def test_libraries_accept_it() -> None:
+    token = Signer(KEY, "vsgi-fcgi").token(time.time())
+    assert gripcontrol.validate_sig(token, KEY)
+    assert not gripcontrol.validate_sig(token, KEY + b"x")
+    assert not gripcontrol.validate_sig(Signer(KEY, "vsgi-fcgi").token(time.time() - 3700), KEY)
+
+
+def test_the_features() -> None:
+    assert FEATURES.split(", ")[:3] == ["status", "session", "link:next"]
+    assert "filter:var-subst" in FEATURES
