@@ -58,6 +58,10 @@ class MainContextClosed(VsgiFcgiError):
     """The main context has ended, so a function that was passed to it did not run."""
 
 
+class PublishError(VsgiFcgiError):
+    """An item was not published: it is too large, or the queue of items is full."""
+
+
 class UsageError(VsgiFcgiError):
     """Invalid setting or argument of the user; the message names the problem and its remedy."""
 

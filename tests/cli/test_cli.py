@@ -245,6 +245,7 @@ ELSEWHERE = {
     "socket": "is opened at once, and knows its whole path then",
     "script_name": "is a path of the site",
     "status_bind": "is opened at once",
+    "push_bind": "is opened at once",
     "status_path": "is a path of the site",
     "sendfile_folder": "must be absolute",
 }

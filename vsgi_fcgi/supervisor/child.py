@@ -22,9 +22,11 @@ from vsgi_fcgi.listen.sharing import Sharing
 from vsgi_fcgi.supervisor.messages import (
     MESSAGE_SIZE,
     Message,
+    PublishedParts,
     close_all,
     receive,
     send,
+    split_published,
 )
 from vsgi_fcgi.supervisor.watched import ErrorPage, files_of_error, imported_files
 from vsgi_fcgi.supervisor.watcher import MAX_FILES, Stamp, stamp_since
@@ -68,6 +70,8 @@ class Supervised:
         is_template: whether this process only loads the app, for `fork`.
         sharing: how many connections each process has.
         scoreboard: the descriptor of the scoreboard of all processes; None if there is none.
+        host: identifies the supervisor, among those that use the same bus.
+        on_published: gets the items that another process has published, in a native thread.
     """
 
     def __init__(self, given: dict[str, Any]) -> None:
@@ -80,6 +84,9 @@ class Supervised:
             self.listeners.append(listener)
             self._inherited.append(bool(inherited))
         self._watched = bool(given["watched"])
+        self.host = str(given["host"])
+        self.on_published: Callable[[bytes], object] | None = None
+        self._published = PublishedParts()
         self.is_template = bool(given["is_template"])
         table, slot = given["table"]
         self.scoreboard: int | None = given["scoreboard"]
@@ -218,6 +225,30 @@ class Supervised:
             raise
         return True
 
+    def publish(self, body: bytes) -> None:
+        """Send items to the other processes of the supervisor. Waits until the supervisor reads.
+
+        Args:
+            body: the items, as JSON.
+        """
+        try:
+            for message in split_published(body, os.getpid()):
+                self._send_published(message)
+        except OSError as error:
+            if not self._alone:
+                _logger.error(
+                    "published items did not reach the other processes: %s", error.strerror
+                )
+
+    def _send_published(self, message: Message) -> None:
+        while not self._alone:
+            try:
+                send(self._control, message, wait=True)
+                return
+            except TimeoutError:
+                # The timeout is for messages from the supervisor.
+                continue
+
     def _send(self, message: Message) -> bool:
         try:
             send(self._control, message)
@@ -251,7 +282,11 @@ class Supervised:
             server = self._server
             if server is None and "do" in message:
                 self._waiting = message
-        if "connection" in message:
+        if "published" in message:
+            body = self._published.add(message)
+            if body is not None and self.on_published is not None:
+                self.on_published(body)
+        elif "connection" in message:
             if server is None:
                 close_all(fds)
             elif fds:

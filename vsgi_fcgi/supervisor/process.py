@@ -10,12 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Self
 
 from vsgi_fcgi.listen.listeners import Listener
 from vsgi_fcgi.supervisor.child import SUPERVISED_VARIABLE
 from vsgi_fcgi.supervisor.messages import Message, receive, send
+
+_MAX_UNREAD = 4096
+"""Maximum number of published messages that wait for a process. More are dropped."""
+
+_MAX_UNREAD_BYTES = 16 * 1024 * 1024
+"""Maximum bytes of these messages. More are dropped."""
 
 
 class AppProcess:
@@ -33,6 +40,7 @@ class AppProcess:
         is_template: whether it only loads the app, for `fork`.
         table: the table of the numbers of connections, and the slot of this process.
         scoreboard: the descriptor of the scoreboard; None if there is none.
+        host: identifies the supervisor, among those that use the same bus.
 
     Attributes:
         generation: the number of the reload that it belongs to.
@@ -48,6 +56,8 @@ class AppProcess:
         closed: it has closed the socket and sends no more messages.
         control: the socket of messages.
         is_template: it only loads the app, and other processes are forked from it.
+        unread: published messages that wait until it reads.
+        dropped: published messages that it did not get, until this was logged.
         slot: its slot in the table of the numbers of connections; -1 if it has none.
         pid: the process id; 0 until a forked process has reported it.
         status: exit status, or minus the number of a signal; None while it runs.
@@ -70,6 +80,7 @@ class AppProcess:
         is_template: bool = False,
         table: tuple[int, int],
         scoreboard: int | None = None,
+        host: str = "",
     ) -> None:
         theirs = self._set_up(generation, table[1])
         self.is_template = is_template
@@ -81,6 +92,7 @@ class AppProcess:
             "is_template": is_template,
             "table": table,
             "scoreboard": scoreboard,
+            "host": host,
         }
         kept = [] if scoreboard is None else [scoreboard]
         try:
@@ -133,6 +145,9 @@ class AppProcess:
         self.kill_at: float | None = None
         self.closed = False
         self.status: int | None = None
+        self.unread: deque[Message] = deque()
+        self._unread_bytes = 0
+        self.dropped = 0
         self.control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         self.control.setblocking(False)
         return theirs
@@ -171,6 +186,22 @@ class AppProcess:
             return False
         return True
 
+    def relay(self, message: Message) -> None:
+        """Send what another process has published, now or when this process reads."""
+        if not self.unread and self.tell(message):
+            return
+        size = self._unread_bytes + len(message["published"])
+        if len(self.unread) < _MAX_UNREAD and size <= _MAX_UNREAD_BYTES:
+            self.unread.append(message)
+            self._unread_bytes = size
+        else:
+            self.dropped += 1
+
+    def relay_unread(self) -> None:
+        """Send published messages that wait, as many as it takes."""
+        while self.unread and self.tell(self.unread[0]):
+            self._unread_bytes -= len(self.unread.popleft()["published"])
+
     def stop(self, message: Message, within: float) -> None:
         """Ask the process to stop.
 
@@ -204,6 +235,7 @@ class AppProcess:
 
     def close(self) -> None:
         """Close the socket to the process, which has ended."""
+        self.unread.clear()
         self.control.close()
 
     def describe_end(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import selectors
 import signal
 import socket
@@ -203,6 +204,7 @@ class Supervisor:
         self._alive_at = 0.0
         self._moving: deque[tuple[Message, list[int]]] = deque()
         self._turn = -1
+        self._host = secrets.token_hex(8)
         self._table = make_table()
         self._sharing = Sharing(os.dup(self._table), -1)
 
@@ -229,6 +231,7 @@ class Supervisor:
             if self.stopping is None:
                 self.act()
             self._pass_on()
+            self._relay_unread()
             self._keep_alive()
         return self.status
 
@@ -329,6 +332,7 @@ class Supervisor:
             is_template=self._preload,
             table=(self._table, -1 if self._preload else slot),
             scoreboard=None if self.scoreboard is None else self.scoreboard.fd,
+            host=self._host,
         )
 
     def _stop_templates(self) -> None:
@@ -351,6 +355,8 @@ class Supervisor:
                 self.asked_to_leave(process, message["leave"])
             elif "idle" in message:
                 process.idle = message["idle"]
+            elif "published" in message:
+                self._relay(process, message)
             elif "connection" in message:
                 self._moving.append((message, fds))
                 if len(self._moving) >= _MAX_MOVING and process.status is None:
@@ -364,6 +370,29 @@ class Supervisor:
                 process.ended(-signal.SIGKILL)
                 self._remove(process)
                 self.ended(process)
+
+    def _relay(self, sender: AppProcess, message: Message) -> None:
+        """Pass what a process has published on to all others, also to those that retire."""
+        for process in self.processes:
+            if process is not sender and process.served and not process.is_template:
+                process.relay(message)
+                if process.dropped == 1:
+                    _logger.error(
+                        "process %d reads too slowly: what is published does not reach the requests"
+                        " that it holds",
+                        process.pid,
+                    )
+
+    def _relay_unread(self) -> None:
+        """Send to processes that read slowly what has waited for them."""
+        for process in self.processes:
+            process.relay_unread()
+            if process.dropped and not process.unread:
+                _logger.error(
+                    "process %d reads again; it did not get everything that was published",
+                    process.pid,
+                )
+                process.dropped = 0
 
     def _pass_on(self) -> None:
         """Pass connections on from processes that retire to those that serve, in turn."""
@@ -638,7 +667,7 @@ class Supervisor:
         """Return the seconds until there is something to do without a message or a signal."""
         now = time.monotonic()
         times = [each.kill_at for each in self.processes if each.kill_at is not None]
-        if self._moving:
+        if self._moving or any(each.unread for each in self.processes):
             times.append(now + _RETRY)
         if self._not_before > now and self.stopping is None:
             times.append(self._not_before)

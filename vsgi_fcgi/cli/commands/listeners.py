@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vsgi_fcgi.addresses import Address, InetAddress, parse_bind
 from vsgi_fcgi.cli.settings.options import ListeningOptions
@@ -13,7 +13,8 @@ from vsgi_fcgi.listen.listeners import Listener, default_address, open_listeners
 from vsgi_fcgi.listen.ownership import SocketOwnership
 
 _SCHEME = "http:"
-_STATUS = "status:"
+STATUS = "status:"
+PUSH = "push:"
 
 
 def open_http(addresses: Iterable[str], backlog: int) -> list[Listener]:
@@ -39,13 +40,14 @@ def open_http(addresses: Iterable[str], backlog: int) -> list[Listener]:
     return listeners
 
 
-def open_status(
-    addresses: Iterable[str], backlog: int, ownership: SocketOwnership
+def open_fronts(
+    scheme: str, addresses: Iterable[str], backlog: int, ownership: SocketOwnership
 ) -> list[Listener]:
-    """Open the listening sockets for the status.
+    """Open listening sockets of the server's own HTTP pages.
 
     Args:
-        addresses: the values of ``--status-bind``.
+        scheme: `STATUS` or `PUSH`.
+        addresses: the values of ``--status-bind`` or ``--push-bind``.
         backlog: connections that may wait on each socket to be accepted.
         ownership: the owner and the mode of UNIX sockets.
 
@@ -55,23 +57,27 @@ def open_status(
     """
     listeners = open_listeners([parse_bind(text) for text in addresses], backlog, ownership)
     for listener in listeners:
-        listener.uri = f"{_STATUS}{listener.uri.replace('fcgi', 'http', 1)}"
+        listener.uri = f"{scheme}{listener.uri.replace('fcgi', 'http', 1)}"
     return listeners
 
 
-def split(
-    listeners: Iterable[Listener],
-) -> tuple[list[Listener], list[Listener], list[Listener]]:
-    """Split listeners into those for HTTP, for the status and for FastCGI."""
-    http: list[Listener] = []
-    status: list[Listener] = []
-    fastcgi: list[Listener] = []
+class Listening(NamedTuple):
+    """Listeners by their purpose."""
+
+    http: list[Listener]
+    status: list[Listener]
+    push: list[Listener]
+    fastcgi: list[Listener]
+
+
+def split(listeners: Iterable[Listener]) -> Listening:
+    """Split listeners by their purpose."""
+    found = Listening([], [], [], [])
+    schemes = {_SCHEME: found.http, STATUS: found.status, PUSH: found.push}
     for listener in listeners:
-        if listener.uri.startswith(_STATUS):
-            status.append(listener)
-        else:
-            (http if listener.uri.startswith(_SCHEME) else fastcgi).append(listener)
-    return http, status, fastcgi
+        scheme = f"{listener.uri.partition(':')[0]}:"
+        schemes.get(scheme, found.fastcgi).append(listener)
+    return found
 
 
 def with_static(app: Any, mounts: Sequence[str]) -> Any:

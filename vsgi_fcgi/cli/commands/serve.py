@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,14 @@ from vsgi_fcgi.addresses import Address
 from vsgi_fcgi.children import give_up_in_children
 from vsgi_fcgi.cli.app_loader import load_app, parse_app_name
 from vsgi_fcgi.cli.commands.debugger import allow_debugger, with_debugger
-from vsgi_fcgi.cli.commands.listeners import addresses_of, open_http, open_status, split
+from vsgi_fcgi.cli.commands.listeners import (
+    PUSH,
+    STATUS,
+    addresses_of,
+    open_fronts,
+    open_http,
+    split,
+)
 from vsgi_fcgi.cli.log_setup import configure_logging
 from vsgi_fcgi.cli.own_process import OwnProcess, apply_umask_and_chdir, stopped_early
 from vsgi_fcgi.cli.settings.command_line import PROGRAM, CommandLine
@@ -115,6 +123,8 @@ def serve(line: CommandLine) -> int:
         raise UsageError(f"APP is missing; name an app, as in {PROGRAM} mysite.wsgi, or see --help")
     if options.static and not options.http:
         raise UsageError("--static needs --http; a web server must serve the files itself")
+    if options.push_bind:
+        options = replace(options, push=True)
     if options.processes is not None and (options.reload or options.debug):
         name = "--reload" if options.reload else "--debug"
         raise UsageError(f"{name} needs a single process; leave out --processes")
@@ -165,7 +175,9 @@ def _open_and_serve(
         if child is None:
             listeners = open_listeners(addresses, options.backlog, process.socket_ownership)
             listeners += open_http(options.http, options.backlog)
-            listeners += open_status(options.status_bind, options.backlog, process.socket_ownership)
+            for scheme, given in ((STATUS, options.status_bind), (PUSH, options.push_bind)):
+                ownership = process.socket_ownership
+                listeners += open_fronts(scheme, given, options.backlog, ownership)
         if child is None or not child.is_template:
             # From here on, code of the app runs, which may fork during its import.
             _give_up_in_children(listeners, early)
@@ -225,6 +237,8 @@ def _serve_on(
     process.set_up()
     if child is not None and not child.is_template:
         child.start()
+    fronts = split(listeners)
+    options = _prepare_push(fronts.push, options)
     apps, options = _load(options, names, child)
     if child is not None and child.is_template:
         child.fork()
@@ -236,22 +250,61 @@ def _serve_on(
         # What the imports have made stays for good: the garbage collector need not look at it.
         gc.freeze()
     server = Server(apps.responder, authorizer=apps.authorizer, filter=apps.filter, config=options)
-    http, status, fastcgi = split(listeners)
-    server.add_listeners(fastcgi)
+    server.add_listeners(fronts.fastcgi)
     server.at_exit.append(process.clean_up)
     if child is not None:
         child.accompany(server)
-    if status or options.status_path is not None:
-        _serve_status(status, server, options, child)
-    if not http:
+    if fronts.status or options.status_path is not None:
+        _serve_status(fronts.status, server, options, child)
+    if fronts.push:
+        from vsgi_fcgi.cli.commands.push_front import PushFront
+
+        PushFront(fronts.push, server, options)
+    if options.push:
+        _connect_others(options, child)
+    if not fronts.http:
         return server.run(process_ends=True)
     from vsgi_fcgi.cli.commands.http_front import HTTPFront
 
-    front = HTTPFront(http, server, options)
+    front = HTTPFront(fronts.http, server, options)
     try:
         return server.run(process_ends=True)
     finally:
         front.remove()
+
+
+def _prepare_push(listeners: Sequence[Listener], options: Options) -> Options:
+    """Tell the app where to publish, before it is imported.
+
+    Returns:
+        The settings, with a key that signs Grip-Sig.
+    """
+    if not options.push:
+        return options
+    # The app must know the key, so the server cannot make one up later.
+    key = options.push_key or secrets.token_hex(16)
+    if listeners:
+        from vsgi_fcgi.cli.commands.push_front import set_grip_url
+
+        set_grip_url(os.environ, listeners, key)
+    return replace(options, push_key=key)
+
+
+def _connect_others(options: Options, child: Supervised | None) -> None:
+    """Exchange published items with other processes and hosts."""
+    from vsgi_fcgi.push.publishing import PROCESS, Outlet
+
+    try:
+        if child is not None:
+            child.on_published = PROCESS.receive
+            PROCESS.add_outlet(
+                Outlet("the other processes", child.publish, options.max_items_queued)
+            )
+    except RuntimeError as error:
+        raise UsageError(
+            "a server with held requests needs threads that publish, but this host allows no more;"
+            " lower --processes or --threads"
+        ) from error
 
 
 def _serve_status(

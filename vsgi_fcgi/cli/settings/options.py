@@ -189,6 +189,19 @@ class StatusOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PushOptions:
+    """Options that say how published items reach the server from outside."""
+
+    push_bind: tuple[str, ...] = setting(
+        (),
+        "accept items that are published over HTTP here (POST /publish/), and set GRIP_URL for the"
+        " app; implies push",
+        group="push",
+        metavar="HOST:PORT|unix:PATH",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpstreamOptions:
     """Options of the commands that forward requests."""
 
@@ -208,6 +221,7 @@ class Options(
     ProcessOptions,
     HTTPOptions,
     StatusOptions,
+    PushOptions,
     HTTPConfig,
     SupervisorConfig,
     Config,
