@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.settings import KIB, MIB, Size, setting
 
 OVERFLOWS = ("drop", "end")
@@ -78,3 +81,24 @@ class PushConfig:
         group="push",
         minimum=KIB,
     )
+
+
+def check_bus(url: str | None) -> None:
+    """Check the value of ``--push-bus``, without connecting.
+
+    Raises:
+        UsageError: it is not the URL of a Redis server, or redis-py is missing.
+    """
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise UsageError(
+            "--push-bus is not the URL of a Redis server; write redis://HOST:PORT/DB?channel=NAME"
+        )
+    if importlib.util.find_spec("redis") is None:
+        raise UsageError("--push-bus: redis is missing; run pip install 'vsgi-fcgi[redis]'")

@@ -30,6 +30,7 @@ from vsgi_fcgi.cli.settings.resolve import Configuration, resolve
 from vsgi_fcgi.descriptors import open_standard
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.listen.listeners import Listener, forget_sockets, open_listeners
+from vsgi_fcgi.push.config import check_bus
 from vsgi_fcgi.server.cgi import NO_RESPONDER, CGIHandler, is_cgi
 from vsgi_fcgi.server.early_signals import EarlySignals, Stopped
 from vsgi_fcgi.server.roles import Apps
@@ -123,8 +124,9 @@ def serve(line: CommandLine) -> int:
         raise UsageError(f"APP is missing; name an app, as in {PROGRAM} mysite.wsgi, or see --help")
     if options.static and not options.http:
         raise UsageError("--static needs --http; a web server must serve the files itself")
-    if options.push_bind:
+    if options.push_bind or options.push_bus:
         options = replace(options, push=True)
+        check_bus(options.push_bus)
     if options.processes is not None and (options.reload or options.debug):
         name = "--reload" if options.reload else "--debug"
         raise UsageError(f"{name} needs a single process; leave out --processes")
@@ -294,12 +296,20 @@ def _connect_others(options: Options, child: Supervised | None) -> None:
     """Exchange published items with other processes and hosts."""
     from vsgi_fcgi.push.publishing import PROCESS, Outlet
 
+    host = secrets.token_hex(8)
     try:
         if child is not None:
+            host = child.host
             child.on_published = PROCESS.receive
             PROCESS.add_outlet(
                 Outlet("the other processes", child.publish, options.max_items_queued)
             )
+        if options.push_bus is not None:
+            from vsgi_fcgi.push.bus import Bus
+
+            bus = Bus(options.push_bus, host, PROCESS.receive)
+            PROCESS.add_outlet(Outlet("the bus", bus.send, options.max_items_queued))
+            bus.start()
     except RuntimeError as error:
         raise UsageError(
             "a server with held requests needs threads that publish, but this host allows no more;"

@@ -199,6 +199,14 @@ class PushOptions:
         group="push",
         metavar="HOST:PORT|unix:PATH",
     )
+    push_bus: str | None = setting(
+        None,
+        "Redis server that carries published items between hosts; needs the extra redis; implies"
+        " push",
+        group="push",
+        metavar="redis://HOST:PORT/DB?channel=NAME",
+        default_text="none",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
