@@ -42,7 +42,7 @@ class PushConfig:
         minimum=1,
     )
     push_stop_spread: float = setting(
-        3.0,
+        5.0,
         "seconds over which held requests are ended at a stop, so that their clients do not all"
         " return at once",
         group="push",

@@ -45,6 +45,7 @@ from vsgi_fcgi.server.exchange import (
     CANCELLED,
     ENDED,
     FINISHED,
+    HELD,
     READING,
     SUBMITTED,
     Carrier,
@@ -425,7 +426,7 @@ class ResponseWriter(Writer[Exchange]):
         if response is None:
             # The whole response in one piece. If the app has ended, `finish` follows.
             if exchange.state is SUBMITTED and not exchange.closed:
-                exchange.hold()
+                exchange.queue_final()
                 self.queue(exchange)
             return
         if exchange.state is not SUBMITTED:
@@ -441,6 +442,9 @@ class ResponseWriter(Writer[Exchange]):
         """End an exchange whose worker has finished."""
         if not exchange.end_run():
             return
+        if exchange.held is not None and not exchange.broken:
+            exchange.hold()
+            return
         response = exchange.response
         if response is not None:
             # Their announcement is lost if an exception was raised in the worker at that moment.
@@ -450,7 +454,17 @@ class ResponseWriter(Writer[Exchange]):
             self.touch()
             return
         if not exchange.queued and not (response is not None and response.loading):
-            exchange.hold()
+            exchange.queue_final()
+            self.queue(exchange)
+
+    @main_only
+    def end_held(self, exchange: Exchange) -> None:
+        """End an exchange that was held."""
+        if not self._ready and not self.blocked:
+            self._complete(exchange)
+            self.touch()
+        elif not exchange.queued:
+            exchange.queue_final()
             self.queue(exchange)
 
     def _wait_for_load(self, exchange: Exchange) -> None:
@@ -487,7 +501,7 @@ class ResponseWriter(Writer[Exchange]):
         """
         state = exchange.state
         if state is not SUBMITTED and state is not FINISHED:
-            return 0
+            return self._take_held(exchange) if state is HELD else 0
         response = exchange.response
         size = 0
         if response is not None:
@@ -520,6 +534,27 @@ class ResponseWriter(Writer[Exchange]):
         if state is FINISHED:
             self._complete(exchange)
         return size + len(exchange.final) + len(exchange.more)
+
+    def _take_held(self, exchange: Exchange) -> int:
+        """Send what was published for a stream, and end the stream if that was all."""
+        held, holder = exchange.held, self._services.held
+        assert held is not None
+        assert holder is not None
+        size = 0
+        while held.pieces and size < _SLICE:
+            piece = holder.take_piece(held)
+            self._protocol.send_stdout(exchange.request, piece)
+            size += len(piece)
+            exchange.begun = True
+        if held.pieces:
+            self.line_up(exchange)
+        elif held.ending:
+            holder.forget(held)
+            exchange.release()
+            self._complete(exchange)
+        else:
+            holder.drained(held)
+        return size
 
     def _send_stderr(self, exchange: Exchange) -> int:
         """Send STDERR as far as possible, and end the stream if the exchange is finished."""

@@ -10,9 +10,12 @@ whether the response is still wanted, and whether a worker still has the exchang
 
                  submit               finish             sent
       READING ----------> SUBMITTED ----------> FINISHED ------> ENDED
-         |                    |                     |              ^
-         |                    | cancel              | cancel       |
-         |                    v        finish       v              |
+         |                    |                 |  ^   |           ^
+         |                    |            hold |  | release       |
+         |                    |                 v  |   |           |
+         |                    |                 HELD   |           |
+         |                    | cancel            |    | cancel    |
+         |                    v        finish     v    v           |
          |                CANCELLED ------------> (ENDED) ---------+
          |                                                         |
          +----------------- refuse, cancel ------------------------+
@@ -25,6 +28,9 @@ SUBMITTED
     and the app's environ; the main context sends what the worker writes.
 FINISHED
     The worker is done. The main context owns everything again, and sends the rest of the response.
+HELD
+    The worker is done, and the app has asked to keep the request open (`vsgi_fcgi.push.held`). The
+    main context sends what is published, until it releases the exchange.
 CANCELLED
     The web server has given the request up, or the connection is lost, but a worker still has the
     exchange. Nothing more is sent. `Exchange.cancelled` tells the worker.
@@ -48,6 +54,8 @@ from vsgi_fcgi.children import exit_child
 from vsgi_fcgi.exceptions import ClientDisconnected
 from vsgi_fcgi.front_ends.registry import crashes_on_stderr
 from vsgi_fcgi.protocol import Request, ServerProtocol
+from vsgi_fcgi.push.held import Answer, Held
+from vsgi_fcgi.push.instruction import RESPONSE_TIMEOUT, HeldChannel, Hold, KeepAlive
 from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.disconnect import (
     Callbacks,
@@ -69,31 +77,35 @@ class State(IntEnum):
     READING = 0
     SUBMITTED = 1
     FINISHED = 2
-    CANCELLED = 3
-    ENDED = 4
+    HELD = 3
+    CANCELLED = 4
+    ENDED = 5
 
 
-_R, _S, _F, _C, _E = State
+_R, _S, _F, _H, _C, _E = State
 
 Row = tuple[State | None, ...]
 
 TRANSITIONS: Final[dict[str, Row]] = {
-    #          READING SUBMITTED FINISHED CANCELLED ENDED
-    "submit": (_S, None, None, None, None),
-    "refuse": (_E, None, None, None, None),
-    "cancel": (_E, _C, _E, None, None),
-    "finish": (None, _F, None, _E, None),
-    "sent": (None, None, _E, None, None),
+    #           READING SUBMITTED FINISHED HELD CANCELLED ENDED
+    "submit": (_S, None, None, None, None, None),
+    "refuse": (_E, None, None, None, None, None),
+    "cancel": (_E, _C, _E, _E, None, None),
+    "finish": (None, _F, None, None, _E, None),
+    "hold": (None, None, _H, None, None, None),
+    "release": (None, None, None, _F, None, None),
+    "sent": (None, None, _E, None, None, None),
 }
 """One row for each thing that can happen; in it, by the state before, the state after. None cannot
 happen."""
 
-_SUBMIT, _REFUSE, _CANCEL, _FINISH, _SENT = TRANSITIONS.values()
+_SUBMIT, _REFUSE, _CANCEL, _FINISH, _HOLD, _RELEASE, _SENT = TRANSITIONS.values()
 
 # Plain names: members of an enum are looked up slowly, and these are used for every request.
 READING: Final = State.READING
 SUBMITTED: Final = State.SUBMITTED
 FINISHED: Final = State.FINISHED
+HELD: Final = State.HELD
 CANCELLED: Final = State.CANCELLED
 ENDED: Final = State.ENDED
 
@@ -127,6 +139,12 @@ class Sender(Protocol):
 
     def answer_instead(self, exchange: Exchange, response: bytes) -> None:
         """Answer a submitted request, whose worker may continue."""
+
+    def queue(self, exchange: Exchange) -> None:
+        """Queue an exchange that has something to send."""
+
+    def end_held(self, exchange: Exchange) -> None:
+        """End an exchange that was held."""
 
 
 class Carrier(Protocol):
@@ -183,6 +201,8 @@ class Exchange:
             has registered nothing.
         response: the part of the response that waits to be sent; None if nothing had to wait.
         software: the param SERVER_SOFTWARE; the worker's until it is done.
+        held: how the request is held, or was held; None if its app has not asked for it. The worker
+            sets it, then it is the main context's.
         queued: the exchange is in its writer's queue; the main context's.
         begun: some of STDOUT has been sent; the main context's.
         final: the last piece of STDOUT, after the worker has posted it.
@@ -212,6 +232,7 @@ class Exchange:
         "errors",
         "final",
         "has_stderr",
+        "held",
         "more",
         "queued",
         "request",
@@ -236,6 +257,7 @@ class Exchange:
         self.cancelled = False
         self.callbacks: Callbacks | None = None
         self.response: ResponseBuffer | None = None
+        self.held: Held | None = None
         self.queued = False
         self.begun = False
         self.final = b""
@@ -471,6 +493,9 @@ class Exchange:
             self.connection.services.memory.release(size)
         if state is FINISHED:
             return True
+        if self.held is not None:
+            # It will not be held; this breaks the reference cycle.
+            self.held.outlet = None
         response = self.response
         if response is not None and not response.loading:
             response.close()
@@ -497,6 +522,38 @@ class Exchange:
 
     @main_only
     def hold(self) -> None:
+        """Keep the request open, as its app has asked for."""
+        state = _HOLD[self.state]
+        if state is None:
+            raise self._impossible("hold")
+        self.state = state
+        head, self.final = self.final, b""
+        assert self.held is not None
+        assert self.services.held is not None
+        self.services.held.begin(self.held, head)
+
+    def send_held(self) -> None:
+        """Send the pieces of a held stream, soon."""
+        if not self.queued:
+            self.connection.writer.queue(self)
+
+    @main_only
+    def end_held(self, last: bytes) -> None:
+        """Send the last piece of a held request, and end it."""
+        self.release()
+        self.final = last
+        self.connection.writer.end_held(self)
+
+    @main_only
+    def release(self) -> None:
+        """Take note that the request is held no longer."""
+        state = _RELEASE[self.state]
+        if state is None:
+            raise self._impossible("release")
+        self.state = state
+
+    @main_only
+    def queue_final(self) -> None:
         """Queue the last piece of the response, which cannot be sent with its end at once."""
         if self.response is None and self.final:
             self.response = ResponseBuffer(self.connection.services, self)
@@ -530,6 +587,10 @@ class Exchange:
         callbacks = self.callbacks
         if callbacks:
             call_all_soon(self.connection.services, callbacks)
+        if was is HELD:
+            assert self.held is not None
+            assert self.services.held is not None
+            self.services.held.lose(self.held)
         self.request.owner = None
         if was is READING:
             self._release_bodies()
@@ -558,12 +619,17 @@ class Exchange:
 
 @final
 class RequestHandle:
-    """The request, as its app sees it: ``environ["vsgi_fcgi.request"]``."""
+    """The request, as its app sees it: ``environ["vsgi_fcgi.request"]``.
 
-    __slots__ = ("_exchange",)
+    Attributes:
+        wanted: what `hold` was called with; None if it was not called.
+    """
+
+    __slots__ = ("_exchange", "wanted")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self.wanted: Hold | None = None
 
     def client_disconnected(self) -> bool:
         """Return whether the response is not wanted any more. This only reads a flag.
@@ -593,6 +659,45 @@ class RequestHandle:
             RuntimeError: 1000 callbacks are registered for this request.
         """
         return register(self._exchange, callback)
+
+    def hold(
+        self,
+        *channels: str,
+        mode: str = "stream",
+        timeout: int = RESPONSE_TIMEOUT,
+        keep_alive: bytes = b"",
+        keep_alive_timeout: int = RESPONSE_TIMEOUT,
+    ) -> None:
+        """Have the request held when the app has answered it, as with the header Grip-Hold.
+
+        To be called before ``start_response``, by the worker that runs the app.
+
+        Args:
+            *channels: the names of the channels on which the request is held.
+            mode: "stream": the response continues with what is published. "response": the first
+                published item is the response, and the app's own response follows at the timeout.
+            timeout: seconds until the timeout in the mode "response".
+            keep_alive: bytes that are sent to a stream that is silent.
+            keep_alive_timeout: seconds of silence after which they are sent.
+
+        Raises:
+            RuntimeError: the server runs without the setting ``push``.
+            ValueError: the mode does not exist.
+        """
+        services = self._exchange.services
+        if services.held is None:
+            raise RuntimeError("hold() needs the setting push (--push)")
+        if mode not in ("stream", "response"):
+            raise ValueError(f"mode is {mode!r}, but must be 'stream' or 'response'")
+        beat = KeepAlive(keep_alive, keep_alive_timeout) if keep_alive else None
+        self.wanted = Hold(
+            mode == "stream", [HeldChannel(name) for name in channels], timeout, beat
+        )
+
+    def hold_as(self, hold: Hold, answer: Answer, params: dict[str, str], head_only: bool) -> None:
+        """Have the request held when its worker is done. For the layer that reads instructions."""
+        exchange = self._exchange
+        exchange.held = Held(exchange, hold, answer, params, head_only)
 
 
 if TYPE_CHECKING:
@@ -641,10 +746,17 @@ class LoggedExchange(Exchange):
 
     @main_only
     def hold(self) -> None:
+        """Keep the request open. Its first piece has the header block."""
+        if self.held is not None and self.held.hold.stream:
+            self.head = _head_of(self.final)
+        Exchange.hold(self)
+
+    @main_only
+    def queue_final(self) -> None:
         """Queue the last piece, which may also be the first one."""
         if not self.head:
             self.head = _head_of(self.final)
-        Exchange.hold(self)
+        Exchange.queue_final(self)
 
     @property
     def submitted(self) -> bool:
@@ -653,6 +765,8 @@ class LoggedExchange(Exchange):
 
     def count_sent(self) -> int:
         """Return the number of bytes of STDOUT that were sent, with the last piece."""
+        if self.begun and self.held is not None:
+            return self.held.sent + len(self.final)
         if self.begun and self.response is not None:
             return self.response.sent + len(self.final)
         return len(self.final) + len(self.more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, cast
 
@@ -12,6 +13,7 @@ from vsgi_fcgi.log.access_log import AccessLog
 from vsgi_fcgi.log.background_writer import LineWriter
 from vsgi_fcgi.log.log import Log
 from vsgi_fcgi.protocol import Outbound, Role, ServerProtocol
+from vsgi_fcgi.push.held import HeldRequests
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.connection import (
     RequestReader,
@@ -21,6 +23,7 @@ from vsgi_fcgi.server.connection import (
 )
 from vsgi_fcgi.server.exchange import Exchange, LoggedExchange, TimedExchange
 from vsgi_fcgi.server.file_io import FileIO
+from vsgi_fcgi.server.inner_request import ask
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.main_context_calls import MainContextCalls, Stats
 from vsgi_fcgi.server.publishing import Publisher, StatusPath
@@ -51,6 +54,9 @@ _SCRATCH_SIZE: Final = 262144
 
 _KEPT_MEMORY: Final = 16777216
 """Bytes of free memory that the C library may keep for the next large bodies."""
+
+_END_PAUSE = 0.1
+"""Seconds between two groups of held requests that are ended at a stop."""
 
 _DISK_END = 2.0
 """Seconds to finish work on temporary files when the server stops."""
@@ -133,6 +139,8 @@ class MainContext:
         self.recycling = Recycling.wanted(self.services, self.connections, self.calls.stats)
         if self.recycling is not None:
             take_notes = self.recycling.counting(take_notes)
+        if config.push:
+            apps = self._hold_requests(apps)
         self._pool = self._start_pool(apps, multiprocess)
         self.connections.hand_over = self._pool.hand_over
         self.dispatcher = Dispatcher(
@@ -155,6 +163,39 @@ class MainContext:
                 allowed = config.status_allow
                 status = StatusPath(config.status_path, allowed, self.publisher, self.access_log)
                 self.dispatcher.intercept = status.take
+
+    def _hold_requests(self, apps: Apps) -> Apps:
+        """Prepare for held requests; return the apps with the layer that reads instructions."""
+        # Imported here, because few servers need it.
+        from vsgi_fcgi.push.app import PushApp
+
+        services, config = self.services, self.services.config
+        log, loop, post = services.log, services.loop, services.mailbox.post
+        services.held = HeldRequests(config, log, loop, post, services.count, partial(ask, self))
+        if apps.responder is None:
+            return apps
+        limits = config.max_channels, config.max_item_bytes
+        app = PushApp(apps.responder, config.push_key, *limits, log.error)
+        return replace(apps, responder=app)
+
+    @property
+    def make_exchange(self) -> type[Exchange]:
+        """The class of the exchanges."""
+        return self.request_reader.make_exchange
+
+    def end_held(self, seconds: float) -> None:
+        """End all held requests, spread over some seconds. In a greenlet of the main context."""
+        held = self.services.held
+        if held is None:
+            return
+        held.stop_holding()
+        ending = held.all()
+        pauses = max(1, int(seconds / _END_PAUSE))
+        size = -(-len(ending) // pauses)
+        for at in range(0, len(ending), size or 1):
+            for each in ending[at : at + size]:
+                held.end(each)
+            gevent.sleep(_END_PAUSE)
 
     def _exchange_class(self) -> type[Exchange]:
         config = self.services.config
@@ -272,6 +313,8 @@ class MainContext:
         if self.access_log is not None:
             self.access_log.close()
         self._pool.stop()
+        if self.services.held is not None:
+            self.services.held.close()
         self.services.file_io.stop(_DISK_END)
         for function, argument in self.calls.close(self.services.mailbox.close()):
             # Nothing can be sent now, but exchanges and bodies release what they hold.

@@ -544,14 +544,17 @@ class Server:
             self._stop_until = time.monotonic() + grace
         if self._notifier is not None:
             self._notifier.stopping()
+        whole = self.config.graceful_timeout if grace is None else grace
+        if self._context is not None and self._context.services.held is not None:
+            gevent.spawn(self._context.end_held, min(self.config.push_stop_spread, whole / 2))
         if self.before_stop:
-            gevent.spawn(self._stop_in_turn, grace)
+            gevent.spawn(self._stop_in_turn, whole, grace)
         else:
             self._stop_accepting(grace)
 
-    def _stop_in_turn(self, grace: float | None) -> None:
+    def _stop_in_turn(self, seconds: float, grace: float | None) -> None:
         for end in self.before_stop:
-            end(self.config.graceful_timeout if grace is None else grace)
+            end(seconds)
         self._stop_accepting(grace)
 
     def _stop_accepting(self, grace: float | None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
 from vsgi_fcgi.log.log import Log
+from vsgi_fcgi.push.held import HeldRequests
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.file_io import FileIO
 from vsgi_fcgi.server.mailbox import GreenletLatch, Latch, Mailbox, ThreadLatch
@@ -95,6 +96,7 @@ class Services:
         spool: quota of bytes in temporary files.
         workers_in_loop: workers are greenlets of the main context, and not native threads.
         counts: what the status counts; None if there is none.
+        held: the held requests; None if the app cannot hold any.
         in_child: this process was forked by the app, and has no main context.
     """
 
@@ -107,6 +109,7 @@ class Services:
     spool: Quota
     workers_in_loop: bool = False
     counts: Counts | None = None
+    held: HeldRequests | None = None
     in_child: bool = False
 
     def count(self, name: str) -> None:
