@@ -624,15 +624,13 @@ class HeldRequests:
         if held.wants:
             return
         held.asking = True
-        params = held.params
-        if not hold.stream:
-            names = [channel.name for channel in hold.channels]
-            last = [
-                f"{name}; last-id={self._last_ids[name]}"
-                for name in names
-                if name in self._last_ids
-            ]
-            params = {**params, "vsgi_fcgi.grip_last": ", ".join(last)}
+        # A stream goes on after what its client has got.
+        ids = {
+            each.name: each.prev_id if hold.stream else self._last_ids.get(each.name)
+            for each in hold.channels
+        }
+        last = [f"{name}; last-id={id}" for name, id in ids.items() if id is not None]
+        params = {**held.params, "vsgi_fcgi.grip_last": ", ".join(last)}
 
         def done(answer: Answer | None) -> None:
             self._on_answer(held, answer)
