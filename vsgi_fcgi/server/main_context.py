@@ -14,6 +14,7 @@ from vsgi_fcgi.log.background_writer import LineWriter
 from vsgi_fcgi.log.log import Log
 from vsgi_fcgi.protocol import Outbound, Role, ServerProtocol
 from vsgi_fcgi.push.held import HeldRequests
+from vsgi_fcgi.push.publishing import PROCESS
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.connection import (
     RequestReader,
@@ -172,6 +173,7 @@ class MainContext:
         services, config = self.services, self.services.config
         log, loop, post = services.log, services.loop, services.mailbox.post
         services.held = HeldRequests(config, log, loop, post, services.count, partial(ask, self))
+        PROCESS.open(services.held.deliver, config.max_item_bytes)
         if apps.responder is None:
             return apps
         limits = config.max_channels, config.max_item_bytes
@@ -314,6 +316,7 @@ class MainContext:
             self.access_log.close()
         self._pool.stop()
         if self.services.held is not None:
+            PROCESS.close(self.services.held.deliver)
             self.services.held.close()
         self.services.file_io.stop(_DISK_END)
         for function, argument in self.calls.close(self.services.mailbox.close()):
