@@ -118,7 +118,7 @@ def serve(line: CommandLine) -> int:
         return 0
     options = configuration.options
     if options.app is None and options.http:
-        options = replace(options, app=_DEMONSTRATION)
+        options = replace(options, app=_DEMONSTRATION, push=True)
     names = app_names(options)
     if not names:
         raise UsageError(f"APP is missing; name an app, as in {PROGRAM} mysite.wsgi, or see --help")
