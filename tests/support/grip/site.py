@@ -15,6 +15,9 @@ from support.http import request
 from support.processes import Process, ProcessGroup, free_port, wait_until
 
 APP = "apps.push:app"
+RECORDED = Path(__file__).with_name("pushpin-1.36.json")
+"""What clients get behind Debian 12's Pushpin 1.36.0."""
+
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding")
 """Headers of a connection; they are not compared."""
 
@@ -186,19 +189,20 @@ class Site:
         assert keeper.has("settled", 20)
         return keeper
 
-    def publish_until_it_ends(self, exchange: Exchange, *items: dict[str, Any]) -> None:
-        """Publish items until a response ends. Each time, they have other identifiers."""
+    def publish_until_it_ends(self, exchange: Exchange, item: dict[str, Any]) -> dict[str, Any]:
+        """Publish an item until a response ends, each time with another identifier.
+
+        Returns:
+            The last item.
+        """
         for number in range(20):
-            self.publish(
-                *(
-                    {**item, "id": f"{item['id']}-{number}", "no-seq": True}
-                    if "id" in item
-                    else item
-                    for item in items
-                )
-            )
+            sent = {**item, "no-seq": True}
+            if "id" in item:
+                sent["id"] = f"{item['id']}-{number}"
+            self.publish(sent)
             if exchange.ends(_STEP):
-                return
+                break
+        return sent
 
 
 PROBE = "(probe)"
