@@ -11,7 +11,7 @@
 #     PORT         nginx's port on loopback (8080)
 #     STATE        the folder of the sockets and logs (a new one in /tmp, which is removed)
 #     CONNECTIONS  the number of connections from the relay to the server (1)
-#     WORKERS      options for the workers (--threads 1100: each thread sleeps with its request)
+#     WORKERS      options for the workers (--threads 8)
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -33,7 +33,7 @@ trap stop EXIT
 trap 'exit 0' INT TERM
 
 # The shell splits WORKERS into words, as intended.
-vsgi-fcgi ${WORKERS:---threads 1100} --chdir "$here" --socket "$state/app.sock" slow:app &
+vsgi-fcgi --push ${WORKERS:---threads 8} --chdir "$here" --socket "$state/app.sock" slow:app &
 pids="$!"
 # nginx opens a thousand connections at the same time. All of them may wait in the backlog.
 vsgi-fcgi relay --bind "unix:$state/relay.sock" --backlog 4096 \

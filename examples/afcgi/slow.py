@@ -1,4 +1,4 @@
-"""A WSGI app with slow responses.
+"""A WSGI app with slow responses, which the server holds. No worker waits for them.
 
 `/?seconds=1.5` answers after so many seconds; `/stats` says what the server has seen, as JSON.
 """
@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
-
-import gevent
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -30,16 +27,10 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         )
     else:
         seconds = float(parse_qs(environ["QUERY_STRING"]).get("seconds", ["1"])[0])
-        wait(environ, seconds)
+        # The response is the answer at the timeout. A request that waits for something else than
+        # time names a channel here, and the answer is published on it.
+        environ["vsgi_fcgi.request"].hold(mode="response", timeout=seconds)
         text = f"waited {seconds:g} s"
     body = f"{text}\n".encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
-
-
-def wait(environ: WSGIEnvironment, seconds: float) -> None:
-    """Wait in the right way: a thread sleeps, a greenlet lets other greenlets run."""
-    if environ["wsgi.multithread"]:
-        time.sleep(seconds)
-    else:
-        gevent.sleep(seconds)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
 
 import pytest
 from support.chrome import Chrome, chrome
 from support.front_ends.places import Place
+from support.front_ends.servers import command
+from support.http import connect, request
 from support.processes import ProcessGroup, free_port, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("fronts")]
@@ -167,3 +170,32 @@ def test_it_is_what_the_command_serves_by_itself(browser: Chrome, processes: Pro
     # What the browser has kept open must not hold up the end.
     browser.open("about:blank")
     assert server.stop() == 0
+
+
+def test_two_tabs(browser: Chrome, processes: ProcessGroup) -> None:
+    port = free_port()
+    server = processes.start([str(command(processes)), "--http", f"127.0.0.1:{port}"])
+    server.wait_for_log("serving HTTP on")
+    browser.complaints.clear()
+    browser.open(f"http://127.0.0.1:{port}/")
+    with connect(port) as other:
+        other.sendall(b"GET /talk HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        read_until(other, b"retry: 1000")
+        fill_in(browser, "text", "from the page")
+        click(browser, "#talk button")
+        read_until(other, b'event: talk\ndata: "from the page"\n\n')
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    body = b"text=%3Cb%3Efrom another"
+    assert request(port, "/talk", method="POST", body=body, headers=form).status == 204
+    wait_until(
+        lambda: text(browser, "#talk .result") == "from the page\n<b>from another", "both texts"
+    )
+    assert browser.complaints == []
+
+
+def read_until(sock: socket.socket, end: bytes) -> None:
+    received = b""
+    while end not in received:
+        piece = sock.recv(65536)
+        assert piece, received
+        received += piece

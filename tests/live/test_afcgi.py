@@ -52,12 +52,12 @@ def ask(port: int, *options: str) -> tuple[int, float, int]:
 @pytest.mark.parametrize("connections", [1, 4])
 def test_slow_requests_share_few_connections(processes: ProcessGroup, connections: int) -> None:
     port = free_port()
-    env = {"WORKERS": "--threads 220", "CONNECTIONS": str(connections)}
+    env = {"WORKERS": "--threads 2", "CONNECTIONS": str(connections)}
     process = run(processes, port, **env)
     requests, seconds, accepted = ask(port, "--requests", "200", "--seconds", "0.3")
     assert requests == 200
     assert accepted == connections
-    # One after the other on four connections they would take 15 s.
+    # With two threads that wait they would take 30 s.
     assert seconds < 5
     assert process.stop(signal.SIGINT) == 0
     wait_until(lambda: not processes.pids(), "the end of all processes")

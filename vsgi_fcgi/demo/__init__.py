@@ -52,6 +52,7 @@ ROUTES = {
     "/upload": Route(trials.upload, ("POST",)),
     "/slow": Route(trials.slow),
     "/events": Route(trials.events),
+    "/talk": Route(trials.talk, ("GET", "HEAD", "POST")),
     "/error": Route(trials.error),
 }
 

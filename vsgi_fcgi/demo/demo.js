@@ -180,10 +180,30 @@ async function error(card) {
   }
 }
 
+const MAX_HEARD = 5; // texts that are shown
+
+/** Send a text to all pages. What the others send is shown, too. */
+function talk(card) {
+  const source = new EventSource(card.form.action);
+  source.addEventListener("talk", (event) => {
+    card.result.append(make("div", JSON.parse(event.data)));
+    while (card.result.children.length > MAX_HEARD) card.result.firstChild.remove();
+  });
+  card.form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const body = new URLSearchParams(new FormData(card.form));
+    const answer = await fetch(card.form.action, { method: "POST", body }).catch(() => null);
+    if (answer?.ok) card.form.reset();
+    else card.result.replaceChildren(make("div", "The text was not sent."));
+  });
+}
+
 const uploads = new Card("upload", (card) => upload(card, card.form.elements.file.files[0]));
 new Card("slow", slow);
 new Card("events", events);
 new Card("error", error);
+const talking = document.getElementById("talk");
+if (talking) talk({ form: talking, result: talking.querySelector(".result") });
 
 const random = uploads.form.querySelector("[data-random]");
 random.hidden = false;

@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request, Response
 
 from vsgi_fcgi import __version__
-from vsgi_fcgi.demo.trials import MAX_SECONDS, MAX_TICKS
+from vsgi_fcgi.demo.trials import MAX_SECONDS, MAX_TEXT, MAX_TICKS, can_hold
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -152,6 +152,18 @@ _ALONE = (
 )
 
 
+_TALK = Template(
+    '<form id="talk" class="card" action="$root/talk" method="post">\n'
+    "<h3>Two tabs</h3>\n"
+    "<p>Open this page in another tab. A text that you send appears in both. The server holds their"
+    " streams, and no worker waits.</p>\n"
+    '<p class="field"><label for="text">Text</label> <input id="text" name="text"'
+    ' maxlength="$length" autocomplete="off" required> <button>Send</button></p>\n'
+    '<div class="result" role="status"></div>\n'
+    "</form>"
+)
+
+
 def page(request: Request) -> Response:
     """Return the main page."""
     environ = request.environ
@@ -169,6 +181,7 @@ def page(request: Request) -> Response:
         max_seconds=MAX_SECONDS,
         max_ticks=MAX_TICKS,
         alone="" if environ["wsgi.multithread"] else _ALONE,
+        talk=_talk(environ),
         environ="\n".join(_table(title, rows) for title, rows in grouped(environ).items()),
     )
     return Response(text, mimetype="text/html")
@@ -193,6 +206,12 @@ def _links(environ: WSGIEnvironment) -> dict[str, str]:
         "script": f"{root}/demo.js?{SCRIPT.query}",
         "icon": f"{root}/icon.svg?{ICON.query}",
     }
+
+
+def _talk(environ: WSGIEnvironment) -> str:
+    if not can_hold(environ):
+        return ""
+    return _TALK.substitute(root=_links(environ)["root"], length=MAX_TEXT)
 
 
 def _is_ours(environ: WSGIEnvironment) -> bool:

@@ -1,4 +1,4 @@
-"""Views that test a server: an upload, a slow response, an event stream and an error."""
+"""Views that test a server: an upload, a slow response, event streams and an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from werkzeug.exceptions import BadRequest
+from werkzeug.exceptions import BadRequest, NotFound
 from werkzeug.wrappers import Request, Response
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ PIECE_BYTES = 65536
 
 MAX_SECONDS = 30
 MAX_TICKS = 60
+
+MAX_TEXT = 200
+"""Maximum length of a text that one page sends to the others."""
+
+_CHANNEL = "vsgi_fcgi.demo"
 
 _STEP = 1.0
 """Maximum time of one sleep in seconds. After a client has left, its worker is free after this."""
@@ -86,6 +91,32 @@ def _ticks(done: int, ticks: int, sleep: Callable[[float], object]) -> Iterator[
         data = json.dumps({"tick": tick, "ticks": ticks, "time": time.strftime("%H:%M:%S")})
         yield f"id: {tick}\nevent: tick\ndata: {data}\n\n".encode()
     yield b"event: end\ndata: {}\n\n"
+
+
+def can_hold(environ: WSGIEnvironment) -> bool:
+    """Return whether the server holds requests (``--push``)."""
+    return "HTTP_GRIP_SIG" in environ and "vsgi_fcgi.request" in environ
+
+
+def talk(request: Request) -> Response:
+    """Send a text to all pages, or return the stream from which a page reads such texts.
+
+    The server holds the stream, so that no worker waits.
+    """
+    if not can_hold(request.environ):
+        raise NotFound("The server does not hold requests; start it with --push.")
+    if request.method == "POST":
+        text = request.form.get("text", "")
+        if not 0 < len(text) <= MAX_TEXT:
+            raise BadRequest(f"text must have 1 to {MAX_TEXT} characters")
+        # Imported here, because the demonstration runs on other servers, too.
+        from vsgi_fcgi.push import publish
+
+        publish(_CHANNEL, http_stream=f"event: talk\ndata: {json.dumps(text)}\n\n")
+        return Response(status="204 No Content")
+    request.environ["vsgi_fcgi.request"].hold(_CHANNEL, keep_alive=b":\n\n", keep_alive_timeout=20)
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return Response("retry: 1000\n\n", mimetype="text/event-stream", headers=headers)
 
 
 def error(request: Request) -> Response:

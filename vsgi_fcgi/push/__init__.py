@@ -22,14 +22,15 @@ def publish(
 
     Args:
         channel: the name of the channel.
-        http_stream: what streams get: bytes, text or a `StreamPart`.
-        http_response: the answer to long polls: bytes, text or a `ResponsePart`.
+        http_stream: what streams get: bytes, text or a `vsgi_fcgi.push.items.StreamPart`.
+        http_response: the answer to long polls: a body as bytes or text, or a
+            `vsgi_fcgi.push.items.ResponsePart`.
         id: the identifier of the item, by which a client that reconnects finds out what it missed.
         prev_id: the identifier of the item before it.
         meta: values for filters, by name.
 
     Raises:
-        PublishError: the queue of items is full, or the item is too large.
+        vsgi_fcgi.exceptions.PublishError: the queue of items is full, or the item is too large.
         RuntimeError: no server with held requests runs in this process.
         ValueError: the item is invalid.
     """

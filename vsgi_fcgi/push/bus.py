@@ -65,14 +65,21 @@ class Bus:
         self._lock = allocate_lock()
         self._down: set[str] = set()
         self._publisher: Any = None
+        # Released when the first try to subscribe has ended.
+        self._tried = allocate_lock()
+        self._tried.acquire()
+        self._has_tried = False
 
     def start(self) -> None:
-        """Start to receive.
+        """Start to receive. Returns when this process has subscribed, or has failed to.
+
+        Requests that are held before would miss items.
 
         Raises:
             RuntimeError: this host allows no more threads.
         """
         start_thread(self._subscribe, "vsgi-fcgi-bus")
+        self._tried.acquire(True, _TIMEOUT)
 
     def _connect(self) -> Any:
         """Return a client, which connects when it is used, and never again by itself."""
@@ -134,6 +141,7 @@ class Bus:
                 self._follow()
             except (redis.RedisError, OSError) as error:
                 self._is_down("subscribe", error)
+                self._end_first_try()
             if time.monotonic() - began > _MAX_PAUSE:
                 pause = _FIRST_PAUSE
             time.sleep(pause)
@@ -156,6 +164,7 @@ class Bus:
                 asked = False
                 if message["type"] == "subscribe":
                     self._is_up("subscribe")
+                    self._end_first_try()
                 elif message["type"] == "message":
                     self._received(message["data"])
         finally:
@@ -185,6 +194,11 @@ class Bus:
                 self._name,
                 error,
             )
+
+    def _end_first_try(self) -> None:
+        if not self._has_tried:
+            self._has_tried = True
+            self._tried.release()
 
     def _is_up(self, what: str) -> None:
         with self._lock:

@@ -7,9 +7,9 @@ body are released. What stays is a `Held`: the channels, and for a long poll the
     an item is published    `deliver` queues it, in any thread. The main context sends it to the
                             streams of the channel, and answers the long polls with it, a few
                             hundred in each round of the loop.
-    time passes             One timer looks once a second at those that are due: a long poll gets
-                            its own response, a stream its keep-alive, or what its app has to say
-                            now (``Grip-Link``).
+    time passes             One timer looks every quarter of a second at those that are due: a long
+                            poll gets its own response, a stream its keep-alive, or what its app has
+                            to say now (``Grip-Link``).
     the client goes         `forget` removes it.
 
 Whoever misses items notices it by their identifiers: an item names the one before it, and the app
@@ -37,6 +37,9 @@ Headers = list[tuple[str, str]]
 
 _BATCH: Final = 256
 """Held requests that one round of the loop serves at most."""
+
+_TICK: Final = 0.25
+"""Seconds between two looks at those that are due."""
 
 _MAX_LAST_IDS: Final = 10000
 """Channels for which the identifier of the last item is kept."""
@@ -97,7 +100,7 @@ class Held:
         keep_due: when the next keep-alive is due.
         next_due: when the app is asked for more.
         ends: when the request ends in any case.
-        bucket: the second in which it is looked at.
+        bucket: the tick at which it is looked at; 0 if none.
         asking: the app is being asked.
         wants: the app is to be asked when everything was sent.
         charged: bytes that are charged to the quota.
@@ -196,9 +199,9 @@ class HeldRequests:
         self._channels: dict[str, dict[Held, HeldChannel]] = {}
         self._last_ids: dict[str, str] = {}
         self._buckets: dict[int, dict[Held, None]] = {}
-        self._second = int(loop.now())
-        self._clock = loop.timer(1.0, 1.0)
-        self._clock.start(self._tick)
+        self._ticks = 0
+        self._clock = loop.timer(_TICK, _TICK)
+        self._ticking = False
         # Items that were published and not delivered; `_waiting` counts them for all threads.
         self._lock = allocate_lock()
         self._waiting = 0
@@ -326,7 +329,12 @@ class HeldRequests:
 
     def _look_at(self, held: Held, due: float) -> None:
         held.due = due
-        bucket = max(int(due), self._second + 1)
+        if not self._ticking:
+            self._ticking = True
+            self._ticks = int(self._loop.now() / _TICK)
+            self._clock.again(self._tick)
+        # Rounded up, so that nothing happens too early.
+        bucket = max(int(due / _TICK), self._ticks) + 1
         if bucket != held.bucket:
             self._unschedule(held)
             held.bucket = bucket
@@ -342,11 +350,14 @@ class HeldRequests:
 
     def _tick(self) -> None:
         now = self._loop.now()
-        while self._second < int(now):
-            self._second += 1
-            for held in self._buckets.pop(self._second, {}):
+        while self._ticks < int(now / _TICK):
+            self._ticks += 1
+            for held in self._buckets.pop(self._ticks, {}):
                 held.bucket = 0
                 self._on_due(held, now)
+        if not self._buckets:
+            self._ticking = False
+            self._clock.stop()
 
     def _on_due(self, held: Held, now: float) -> None:
         hold = held.hold

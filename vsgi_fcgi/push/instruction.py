@@ -90,7 +90,7 @@ class Hold:
 
     stream: bool
     channels: list[HeldChannel] = field(default_factory=list)
-    timeout: int = RESPONSE_TIMEOUT
+    timeout: float = RESPONSE_TIMEOUT
     keep_alive: KeepAlive | None = None
     next_uri: str | None = None
     next_timeout: int = _NEXT_TIMEOUT

@@ -664,7 +664,7 @@ class RequestHandle:
         self,
         *channels: str,
         mode: str = "stream",
-        timeout: int = RESPONSE_TIMEOUT,
+        timeout: float = RESPONSE_TIMEOUT,
         keep_alive: bytes = b"",
         keep_alive_timeout: int = RESPONSE_TIMEOUT,
     ) -> None:

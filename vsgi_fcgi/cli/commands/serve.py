@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import secrets
@@ -97,6 +98,9 @@ def debugged(apps: Apps) -> Apps:
 _MORE_PROCESSES = 16
 """Processes that the status can show in addition to four times the number of processes."""
 
+_LAST_ITEMS = 1.0
+"""Seconds in which published items are still sent to other processes and hosts at the end."""
+
 _DEMONSTRATION = "vsgi_fcgi.demo:app"
 
 
@@ -118,7 +122,7 @@ def serve(line: CommandLine) -> int:
         return 0
     options = configuration.options
     if options.app is None and options.http:
-        options = replace(options, app=_DEMONSTRATION)
+        options = replace(options, app=_DEMONSTRATION, push=True)
     names = app_names(options)
     if not names:
         raise UsageError(f"APP is missing; name an app, as in {PROGRAM} mysite.wsgi, or see --help")
@@ -264,15 +268,16 @@ def _serve_on(
         PushFront(fronts.push, server, options)
     if options.push:
         _connect_others(options, child)
-    if not fronts.http:
-        return server.run(process_ends=True)
-    from vsgi_fcgi.cli.commands.http_front import HTTPFront
+    with contextlib.ExitStack() as stack:
+        if options.push:
+            from vsgi_fcgi.push.publishing import PROCESS
 
-    front = HTTPFront(fronts.http, server, options)
-    try:
+            stack.callback(PROCESS.close_outlets, _LAST_ITEMS)
+        if fronts.http:
+            from vsgi_fcgi.cli.commands.http_front import HTTPFront
+
+            stack.callback(HTTPFront(fronts.http, server, options).remove)
         return server.run(process_ends=True)
-    finally:
-        front.remove()
 
 
 def _prepare_push(listeners: Sequence[Listener], options: Options) -> Options:
