@@ -250,6 +250,7 @@ def test_an_instruction_in_the_body_has_defaults() -> None:
     ("document", "message"),
     [
         ([], "the body must be an object"),
+        ({}, "the body has neither 'hold' nor 'response'"),
         ({"hold": 1}, "'hold' must be an object"),
         ({"hold": {}}, "'hold' must have 'channels'"),
         ({"hold": {"channels": [{}]}}, "'name' of a channel must be a string"),

@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol, final
 from vsgi_fcgi.push.config import PushConfig
 from vsgi_fcgi.push.filters import FilterError, apply, apply_to_body
 from vsgi_fcgi.push.instruction import HeldChannel, Hold
-from vsgi_fcgi.push.items import Item, ItemError, answer_of
+from vsgi_fcgi.push.items import Item, ItemError, ResponsePart, StreamPart, answer_of
 from vsgi_fcgi.transport.loop import Loop
 from vsgi_fcgi.transport.quota import Quota
 from vsgi_fcgi.transport.thread_affinity import main_only
@@ -104,6 +104,7 @@ class Held:
         asking: the app is being asked.
         wants: the app is to be asked when everything was sent.
         charged: bytes that are charged to the quota.
+        known: the last identifiers of its channels at the time when the app was asked.
     """
 
     __slots__ = (
@@ -117,6 +118,7 @@ class Held:
         "head_only",
         "hold",
         "keep_due",
+        "known",
         "next_due",
         "outlet",
         "params",
@@ -147,6 +149,7 @@ class Held:
         self.asking = False
         self.wants = False
         self.charged = 0
+        self.known: dict[str, str | None] | None = None
 
 
 class Log(Protocol):
@@ -525,12 +528,17 @@ class HeldRequests:
 
     def _pass_item(self, held: Held, channel: HeldChannel, item: Item, now: float) -> None:
         """Send an item to a held request."""
-        if channel.prev_id is not None:
-            if item.id is not None and item.id == channel.prev_id:
-                return  # the client has it
-            if item.prev_id is not None and item.prev_id != channel.prev_id:
-                self._recover(held)
-                return
+        part: StreamPart | ResponsePart | None
+        part = item.stream if held.hold.stream else item.response
+        if part is None:
+            return
+        if item.id is not None and item.id in (channel.prev_id, channel.last_id):
+            return  # the client has it
+        # Only contents need an order. Anyone may end a stream without knowing the last item.
+        ordered = part.action == "send" or item.prev_id is not None
+        if ordered and channel.prev_id is not None and item.prev_id != channel.prev_id:
+            self._recover(held)
+            return
         try:
             if held.hold.stream:
                 self._pass_to_stream(held, channel, item, now)
@@ -549,8 +557,7 @@ class HeldRequests:
             return
         answer = held.answer
         status, headers, body = answer_of(part, answer.headers, answer.body)
-        if item.id is not None:
-            channel.prev_id = item.id
+        _advance(channel, item)
         if channel.filters or part.filters is not None:
             changed = self._filter(held, channel, item, body, part.filters)
             if changed is None:
@@ -585,8 +592,7 @@ class HeldRequests:
         if part.action == "hint":
             self._recover(held)
             return
-        if item.id is not None:
-            channel.prev_id = item.id
+        _advance(channel, item)
         content = part.content
         if channel.filters or part.filters is not None:
             changed = self._filter(held, channel, item, content, part.filters)
@@ -610,12 +616,14 @@ class HeldRequests:
 
     def _has_missed(self, held: Held) -> bool:
         """Ask the app again if items were published since it has answered; return whether."""
+        known, held.known = held.known, None
         for channel in held.hold.channels:
             if channel.prev_id is not None:
                 last = self._last_ids.get(channel.name)
-                if last is not None and last != channel.prev_id:
-                    self._recover(held)
-                    return True
+                if last in (None, channel.prev_id) or (known and known.get(channel.name) == last):
+                    continue
+                self._recover(held)
+                return True
         return False
 
     def _recover(self, held: Held) -> None:
@@ -626,7 +634,13 @@ class HeldRequests:
     def _ask_again(self, held: Held) -> None:
         """Ask the app: for its next part of a stream, or once more for the answer to a poll."""
         hold = held.hold
-        if held.asking or not held.params or (hold.stream and hold.next_uri is None):
+        if held.asking:
+            return
+        if not hold.stream and not held.params:
+            # Its client asks again instead, when it has the app's own response.
+            self._expire(held)
+            return
+        if not held.params or (hold.stream and hold.next_uri is None):
             return
         self._unsubscribe(held)
         self._unschedule(held)
@@ -635,13 +649,15 @@ class HeldRequests:
         if held.wants:
             return
         held.asking = True
-        # A stream goes on after what its client has got.
-        ids = {
-            each.name: each.prev_id if hold.stream else self._last_ids.get(each.name)
-            for each in hold.channels
-        }
-        last = [f"{name}; last-id={id}" for name, id in ids.items() if id is not None]
-        params = {**held.params, "vsgi_fcgi.grip_last": ", ".join(last)}
+        # The app may be ahead of the items that have arrived here. Its answer includes them, so the
+        # same ones are no reason to ask it again.
+        followed = [each for each in hold.channels if each.prev_id is not None]
+        held.known = {each.name: self._last_ids.get(each.name) for each in followed}
+        # The response goes on after what the client has got.
+        last = [f"{each.name}; last-id={each.prev_id}" for each in followed]
+        params = held.params
+        if last:
+            params = {**params, "vsgi_fcgi.grip_last": ", ".join(last)}
 
         def done(answer: Answer | None) -> None:
             self._on_answer(held, answer)
@@ -699,6 +715,14 @@ class HeldRequests:
         self._clock.close()
         self._pump.stop()
         self._pump.close()
+
+
+def _advance(channel: HeldChannel, item: Item) -> None:
+    """Take note of the item that a client gets now."""
+    if item.id is not None:
+        channel.last_id = item.id
+    if channel.prev_id is not None:
+        channel.prev_id = item.id
 
 
 def _ignore(answer: Answer | None) -> None:

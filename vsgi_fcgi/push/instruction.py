@@ -41,13 +41,17 @@ class HeldChannel:
 
     Attributes:
         name: the name.
-        prev_id: the identifier of the last item that the client has got; None if unknown.
+        prev_id: the identifier of the last item that the client has got, if the app has named one.
+            An item that does not follow it is a sign that others were missed.
         filters: names of filters that each item for this channel passes.
+        last_id: the identifier of the last item that was sent to the client, so that it does not
+            get that item twice.
     """
 
     name: str
     prev_id: str | None = None
     filters: tuple[str, ...] = ()
+    last_id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +102,18 @@ class Hold:
 def wants_instruction(headers: Headers) -> bool:
     """Return whether a response has an instruction. This is called for each response."""
     for name, value in headers:
-        start = name[:5].lower()
-        if start == "grip-":
-            return True
-        if start == "conte" and name.lower() == "content-type" and is_instruct(value):
-            return True
+        # Most names are neither Grip-… nor Content-…, and this comparison is the cheapest one.
+        if name[:1] in "GgCc":
+            lower = name.lower()
+            if lower[:5] == "grip-" or (lower == "content-type" and is_instruct(value)):
+                return True
     return False
 
 
 def is_instruct(content_type: str) -> bool:
     """Return whether a body of this type is an instruction."""
-    return content_type.partition(";")[0].strip().lower() == INSTRUCT_TYPE
+    lower = content_type.lower()
+    return "grip" in lower and lower.partition(";")[0].strip() == INSTRUCT_TYPE
 
 
 def read_headers(
@@ -161,6 +166,8 @@ def read_instruct(
     except (ValueError, RecursionError) as error:
         raise InstructionError(f"{INSTRUCT_TYPE}: the body is not JSON: {error}") from None
     document = _typed(document, dict, "the body")
+    if "hold" not in document and "response" not in document:
+        raise InstructionError(f"{INSTRUCT_TYPE}: the body has neither 'hold' nor 'response'")
     if "hold" in document:
         mode = _read_hold(_typed(document["hold"], dict, "'hold'"), read)
     response = _typed(document.get("response", {}), dict, "'response'")

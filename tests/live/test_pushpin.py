@@ -1,0 +1,89 @@
+"""Held requests behind Pushpin and behind this server, with the same app and the same items.
+
+Pushpin's answers are recorded, because not every release of Debian has it. docs/topics/push.md
+lists the differences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from support.front_ends.servers import find
+from support.grip.scenarios import SCENARIOS, run_all
+from support.grip.site import RECORDED, OwnSite, PushpinSite
+from support.processes import ProcessGroup
+
+TEXT = ["content-type", "text/plain"]
+WRONG = ["502 Bad Gateway"]
+REFUSED = ["not published"]
+OWN_RESPONSE = ["200 OK", [TEXT], "nothing\n", True]
+
+DIFFERENT: dict[str, Any] = {
+    "21-channels": WRONG,
+    "close-of-a-stream-with-prev-id": [["200 OK", [TEXT], "begun\n", True], []],
+    "hint-for-a-poll": [OWN_RESPONSE, [["GET", {}, ""]]],
+    "hint-for-a-stream": [["200 OK", [TEXT], "begun\nthe end", True], [["GET", {"X-A": "b"}, ""]]],
+    "keep-alive-unknown-escape": WRONG,
+    "next-fails-once": ["200 OK", [TEXT], "begun\n", True],
+    "patch-copies": REFUSED,
+    "poll-exposes-headers": ["200 OK", [TEXT, ["x-a", "1"]], "x", True],
+    "posted-poll-with-other-prev-id": [OWN_RESPONSE, [["POST", {}, "body"]]],
+    "prev-id-without-link": WRONG,
+    "unknown-filter": WRONG,
+}
+"""What a client gets from this server where it does not get what Pushpin sends."""
+
+Answers = dict[str, Any]
+Site = type[OwnSite] | type[PushpinSite]
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Answers:
+    answers: Answers = json.loads(RECORDED.read_text())
+    return answers
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Site, Future[Answers]]]:
+    """All scenarios, which run behind both at the same time: they mostly wait."""
+    with ThreadPoolExecutor(2) as pool:
+        groups: list[ProcessGroup] = []
+
+        def run(kind: Site) -> Answers:
+            groups.append(group := ProcessGroup(tmp_path_factory.mktemp(kind.__name__.lower())))
+            return run_all(kind(group))
+
+        try:
+            kinds: tuple[Site, ...] = (OwnSite, PushpinSite)
+            futures = {kind: pool.submit(run, kind) for kind in kinds}
+            yield futures
+            for future in futures.values():
+                future.exception()
+        finally:
+            for group in groups:
+                group.close()
+
+
+def test_all_scenarios_are_recorded(recorded: Answers) -> None:
+    assert recorded.keys() == SCENARIOS.keys()
+    assert [name for name, answer in DIFFERENT.items() if recorded[name] == answer] == []
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_this_server_answers_as_pushpin(
+    name: str, running: dict[Site, Future[Answers]], recorded: Answers
+) -> None:
+    find("nginx")
+    assert running[OwnSite].result()[name] == DIFFERENT.get(name, recorded[name])
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_pushpin_answers_as_recorded(
+    name: str, running: dict[Site, Future[Answers]], recorded: Answers
+) -> None:
+    find("pushpin")
+    assert running[PushpinSite].result()[name] == recorded[name]

@@ -1,0 +1,1 @@
+"""The same scenarios of held requests through Pushpin and through this server."""
