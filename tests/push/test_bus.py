@@ -45,12 +45,14 @@ def wait_for(site: PublishedSite, ids: list[str], processes: int = 1) -> None:
     )
 
 
-@pytest.mark.parametrize("worker", ["thread", "main"])
+@pytest.mark.parametrize(
+    ("worker", "app"), [("thread", "apps.published:app"), ("main", "apps.patched:app")]
+)
 def test_an_item_reaches_all_processes_of_all_hosts_once(
-    tmp_path: Path, group: ProcessGroup, broker: RedisServer, worker: str
+    tmp_path: Path, group: ProcessGroup, broker: RedisServer, worker: str, app: str
 ) -> None:
     bus = ("--push-bus", f"{broker.url}?channel=site", "--worker", worker)
-    one = PublishedSite(group, tmp_path / "one", *bus, "--processes", "2")
+    one = PublishedSite(group, tmp_path / "one", *bus, "--processes", "2", app=app)
     two = PublishedSite(group, tmp_path / "two", *bus)
     other = PublishedSite(group, tmp_path / "other", "--push-bus", broker.url)
     wait_until(lambda: subscribers(broker, "site") == 3, "three processes on the bus")
