@@ -81,8 +81,6 @@ def test_a_reload_loses_no_item(processes: ProcessGroup, news: News) -> None:
     with Subscribers(STREAMS, "127.0.0.1", site.port) as subscribers:
         site.by_app(news.add())
         site.server.process.send_signal(signal.SIGHUP)
-        log = site.server.process.log
-        wait_until(lambda: site.started() == 4, "new processes", log=log)
         number = 0
         while any(each.connects == 1 for each in subscribers.all):
             site.ways[number % 3](news.add())
