@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from support.commands import complaint
-from support.processes import ProcessGroup, need_module, wait_until
+from support.processes import ProcessGroup, wait_until
 from support.published import TESTS, PublishedSite
 from support.redis_server import RedisServer
 
 from vsgi_fcgi.push.bus import Bus
-
-need_module("redis")
 
 
 @pytest.fixture
