@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.front_ends.places import PLACES, WORKERS, Fronts, Place
+from support.processes import ProcessGroup
 
 _NEVER_LOGGED = ("a bug in the server", "ContractBroken", "AssertionError", "WSGIWarning")
 """What the checks inside the server's process would leave in its log."""
@@ -40,6 +41,15 @@ def fronts(
                 group.close()
     log = "".join(front.logs() for front in fronts.values())
     assert not any(text in log for text in _NEVER_LOGGED), log
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Iterator[ProcessGroup]:
+    """What runs behind the other processes of a test, and ends after them."""
+    folder = tmp_path / "behind"
+    folder.mkdir()
+    with ProcessGroup(folder) as group:
+        yield group
 
 
 @pytest.fixture(

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.fcgi.peer import Client as FastCGIClient
-from support.front_ends.more_servers import H2O, ApacheProxy, Caddy
-from support.front_ends.servers import APPS, AppServer, HAProxy, Lighttpd, Nginx, WebServer, command
+from support.front_ends.every import FRONTS
+from support.front_ends.servers import AppServer
 from support.http import connect
 from support.pages import DOCS
-from support.processes import ProcessGroup, free_port, wait_until
-from support.relay_server import RelayServer
+from support.processes import ProcessGroup, wait_until
 
 APP = "apps.gone:app"
 OPTIONS = ("--threads", "8")
@@ -32,69 +28,22 @@ LIMIT = 1.0
 """Seconds in which an app must learn of it, if its web server gives a signal."""
 
 
-@dataclass(frozen=True)
-class Front:
-    """A web server, and what it tells the app.
-
-    Attributes:
-        start: starts it in the first group, with the app behind it; returns its port. Programs
-            between the two may need the second group.
-        tells: the kinds of requests that learn of a client that has gone.
-        prefixes: where the app is.
-    """
-
-    start: Callable[[ProcessGroup, ProcessGroup], int]
-    tells: tuple[str, ...]
-    prefixes: tuple[str, ...] = ("",)
-
-
-def before_app(kind: Callable[[ProcessGroup, AppServer], WebServer], *args: Any) -> Front:
-    """A web server with a file of ``examples/``."""
-    return Front(lambda group, _: kind(group, AppServer(group, APP, *OPTIONS)).port, *args)
-
-
-def start_relayed(group: ProcessGroup, behind: ProcessGroup) -> int:
-    """Start nginx, the relay and the app."""
-    return Nginx(group, RelayServer(group, AppServer(behind, APP, *OPTIONS))).port
-
-
-def start_http(group: ProcessGroup, _: ProcessGroup) -> int:
-    """Start the app with ``--http``."""
-    port = free_port()
-    argv = [str(command(group)), "--chdir", str(APPS), "--http", f"127.0.0.1:{port}", *OPTIONS, APP]
-    group.start(argv, name="http").wait_for_log("serving HTTP on")
-    return port
-
-
-def start_lighttpd(group: ProcessGroup, _: ProcessGroup) -> int:
-    """Start lighttpd, which starts the app."""
-    return Lighttpd(group, " ".join((*OPTIONS, APP))).port
-
-
-FRONTS = {
-    "nginx": before_app(Nginx, KINDS, ("", "/tcp", "/unbuffered")),
-    "nginx, then the relay": Front(start_relayed, KINDS),
-    "`--http`": Front(start_http, KINDS),
-    "lighttpd": Front(start_lighttpd, (BEATS,)),
-    "Apache with mod_proxy_fcgi": before_app(ApacheProxy, (BEATS,), ("", "/handler")),
-    "Caddy": before_app(Caddy, (BEATS,)),
-    "h2o": before_app(H2O, (BEATS,)),
-    "HAProxy, a connection for each request": before_app(HAProxy, (BEATS,), ("/alone",)),
-    "HAProxy, shared connections": before_app(HAProxy, ()),
+TELLS = {
+    "nginx": KINDS,
+    "nginx, then the relay": KINDS,
+    "`--http`": KINDS,
+    "lighttpd": (BEATS,),
+    "Apache with mod_proxy_fcgi": (BEATS,),
+    "Caddy": (BEATS,),
+    "h2o": (BEATS,),
+    "HAProxy, a connection for each request": (BEATS,),
+    "HAProxy, shared connections": (),
 }
+"""The kinds of requests that learn of a client that has gone, for each of `FRONTS`."""
 
 
 def has_passed(moment: float) -> bool:
     return time.monotonic() > moment
-
-
-@pytest.fixture
-def behind(tmp_path: Path) -> Iterator[ProcessGroup]:
-    """What runs behind the other processes of a test, and ends after them."""
-    folder = tmp_path / "behind"
-    folder.mkdir()
-    with ProcessGroup(folder) as group:
-        yield group
 
 
 class Clients:
@@ -141,11 +90,11 @@ def test_a_client_that_closes_its_connection(
     name: str, behind: ProcessGroup, processes: ProcessGroup, tmp_path: Path
 ) -> None:
     front = FRONTS[name]
-    port = front.start(processes, behind)
+    port = front.start(processes, behind, APP, OPTIONS)
     for prefix in front.prefixes:
         clients = Clients(port, prefix, tmp_path / f"reports{prefix.replace('/', '-')}")
         try:
-            for kind in front.tells:
+            for kind in TELLS[name]:
                 clients.wait_for("closed", kind)
                 seconds = clients.seconds(kind)
                 assert seconds is not None
@@ -153,7 +102,7 @@ def test_a_client_that_closes_its_connection(
             last = max(clients.closed.values())
             wait_until(partial(has_passed, last + LIMIT), "the limit")
             told = [kind for kind in KINDS if clients.seconds(kind) is not None]
-            assert told == list(front.tells)
+            assert told == list(TELLS[name])
         finally:
             clients.stop()
         for kind in KINDS:
@@ -184,6 +133,5 @@ def test_the_page_has_a_row_for_each_web_server() -> None:
     ]
     table = {row[0]: tuple(row[1:4]) for row in rows if row[0] in FRONTS}
     assert table == {
-        name: tuple("yes" if kind in front.tells else "no" for kind in KINDS)
-        for name, front in FRONTS.items()
+        name: tuple("yes" if kind in TELLS[name] else "no" for kind in KINDS) for name in FRONTS
     }
