@@ -39,7 +39,9 @@ def grip(site: PublishedSite) -> tuple[str, str]:
 
 
 def test_requests_are_answered_like_those_to_pushpin(tmp_path: Path, group: ProcessGroup) -> None:
-    site = PublishedSite(group, tmp_path / "site", "--max-item-bytes", "2000")
+    site = PublishedSite(
+        group, tmp_path / "site", "--max-item-bytes", "2000", "--max-items-queued", "10"
+    )
     assert site.post(json.dumps({"items": [ITEM, ITEM]})) == (200, "Published\n")
     assert site.post(json.dumps({"items": [ITEM]}), "/publish") == (200, "Published\n")
     (items,) = site.delivered().values()
@@ -56,6 +58,8 @@ def test_requests_are_answered_like_those_to_pushpin(tmp_path: Path, group: Proc
     status, sentence = site.post(json.dumps({"items": [ITEM, large]}))
     assert status == 413
     assert "an item is larger than 2000 bytes" in sentence
+    status, sentence = site.post(json.dumps({"items": [ITEM] * 11}))
+    assert (status, sentence) == (413, "more than 10 items at a time\n")
     (site.folder / "full").touch()
     status, sentence = site.post(json.dumps({"items": [ITEM]}))
     assert status == 503
