@@ -1,7 +1,8 @@
 """An app with a stream of news that loses nothing: it knows all items, from the file ``NEWS``.
 
 Each line of the file is an identifier, which counts from 1. A client that comes back names the last
-one that it has got, and so does the server when it has missed one.
+one that it has got, and so does the server when it has missed one. The header ``X-Host`` is the
+variable ``HOST``.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
         [
             ("Content-Type", "text/event-stream"),
             ("X-Accel-Buffering", "no"),
+            ("X-Host", os.environ.get("HOST", "")),
             ("Grip-Hold", "stream"),
             ("Grip-Channel", f"news; prev-id={last}"),
             ("Grip-Link", "</stream?more>; rel=next; timeout=3600"),

@@ -37,4 +37,5 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
     if environ["PATH_INFO"] == "/wait":
         Path("fifo").read_bytes()
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return [f"{os.getpid()} {os.environ.get('GRIP_URL')}".encode()]
+    signature = environ.get("HTTP_GRIP_SIG")
+    return [f"{os.getpid()} {os.environ.get('GRIP_URL')} {signature}".encode()]

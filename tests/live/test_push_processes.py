@@ -23,7 +23,7 @@ STREAMS = 20
 class Site:
     """nginx with two processes, and three ways to publish an item."""
 
-    def __init__(self, group: ProcessGroup, news: News, *options: str) -> None:
+    def __init__(self, group: ProcessGroup, *options: str) -> None:
         options = ("--push-bind", "127.0.0.1:0", "--processes", "2", *options)
         self.server = AppServer(group, "apps.news:app", "--threads", "2", *options)
         log = self.server.process.log()
@@ -63,8 +63,11 @@ def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> News:
     return news
 
 
-def test_each_stream_gets_each_item_once(processes: ProcessGroup, news: News) -> None:
-    site = Site(processes, news)
+@pytest.mark.parametrize("options", [(), ("--preload",)])
+def test_each_stream_gets_each_item_once(
+    processes: ProcessGroup, news: News, options: tuple[str, ...]
+) -> None:
+    site = Site(processes, *options)
     with Subscribers(STREAMS, "127.0.0.1", site.port) as subscribers:
         for number in range(30):
             site.ways[number % 3](news.add())
@@ -74,12 +77,10 @@ def test_each_stream_gets_each_item_once(processes: ProcessGroup, news: News) ->
 
 def test_a_reload_loses_no_item(processes: ProcessGroup, news: News) -> None:
     # Streams of the old processes end at different times, so that some stay.
-    site = Site(processes, news, "--push-stop-spread", "2")
+    site = Site(processes, "--push-stop-spread", "2")
     with Subscribers(STREAMS, "127.0.0.1", site.port) as subscribers:
         site.by_app(news.add())
         site.server.process.send_signal(signal.SIGHUP)
-        log = site.server.process.log
-        wait_until(lambda: site.started() == 4, "new processes", log=log)
         number = 0
         while any(each.connects == 1 for each in subscribers.all):
             site.ways[number % 3](news.add())

@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from support.commands import complaint
-from support.processes import ProcessGroup, need_module, wait_until
+from support.processes import ProcessGroup, wait_until
 from support.published import TESTS, PublishedSite
 from support.redis_server import RedisServer
 
 from vsgi_fcgi.push.bus import Bus
-
-need_module("redis")
 
 
 @pytest.fixture
@@ -45,12 +43,14 @@ def wait_for(site: PublishedSite, ids: list[str], processes: int = 1) -> None:
     )
 
 
-@pytest.mark.parametrize("worker", ["thread", "main"])
+@pytest.mark.parametrize(
+    ("worker", "app"), [("thread", "apps.published:app"), ("main", "apps.patched:app")]
+)
 def test_an_item_reaches_all_processes_of_all_hosts_once(
-    tmp_path: Path, group: ProcessGroup, broker: RedisServer, worker: str
+    tmp_path: Path, group: ProcessGroup, broker: RedisServer, worker: str, app: str
 ) -> None:
     bus = ("--push-bus", f"{broker.url}?channel=site", "--worker", worker)
-    one = PublishedSite(group, tmp_path / "one", *bus, "--processes", "2")
+    one = PublishedSite(group, tmp_path / "one", *bus, "--processes", "2", app=app)
     two = PublishedSite(group, tmp_path / "two", *bus)
     other = PublishedSite(group, tmp_path / "other", "--push-bus", broker.url)
     wait_until(lambda: subscribers(broker, "site") == 3, "three processes on the bus")

@@ -30,6 +30,8 @@ if os.fork() == 0:
 os.wait()
 """
 
+BODY = b'{"items": [{"channel": "news", "formats": {"http-stream": {"content": ""}}}]}'
+
 
 class Target:
     """Delivers to a list."""
@@ -92,9 +94,7 @@ def test_outlets_get_what_is_published_and_not_what_arrives() -> None:
     sent: list[bytes] = []
     publishing.add_outlet(Outlet("a list", sent.append, 10))
     publishing.publish([make_item("news", http_stream=b"mine", id="1")])
-    publishing.receive(
-        b'{"items": [{"channel": "news", "formats": {"http-stream": {"content": ""}}}]}'
-    )
+    publishing.receive(BODY)
     publishing.close_outlets(10)
     assert len(target.items) == 2
     (body,) = sent
@@ -104,15 +104,30 @@ def test_outlets_get_what_is_published_and_not_what_arrives() -> None:
     assert target.items[2] == target.items[0]
 
 
+def test_what_arrives_waits_for_room_in_the_queue() -> None:
+    publishing, target = Publishing(), Target()
+    tries = 0
+
+    def deliver(items: list[Item]) -> bool:
+        nonlocal tries
+        tries += 1
+        return tries > 2 and target.deliver(items)
+
+    publishing.open(deliver, 1000)
+    publishing.open(target.deliver, 1000)
+    publishing.receive(BODY)
+    assert tries == 3
+    # Once for each server.
+    assert len(target.items) == 2
+
+
 def test_what_arrives_broken_is_logged_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
     publishing, target = Publishing(), Target()
     publishing.open(target.deliver, 1000)
     publishing.receive(b"{")
     assert "a message of another process or host was dropped" in caplog.text
     target.full = True
-    publishing.receive(
-        b'{"items": [{"channel": "news", "formats": {"http-stream": {"content": ""}}}]}'
-    )
+    publishing.receive(BODY)
     assert "1 published items of other processes or hosts were not delivered" in caplog.text
     assert not target.items
 

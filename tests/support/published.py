@@ -21,14 +21,21 @@ class PublishedSite:
         address: the UNIX socket for FastCGI.
     """
 
-    def __init__(self, group: ProcessGroup, folder: Path, *options: str, env: Any = None) -> None:
+    def __init__(
+        self,
+        group: ProcessGroup,
+        folder: Path,
+        *options: str,
+        app: str = "apps.published:app",
+        env: Any = None,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.port = free_port()
         self.address = str(folder / "app.sock")
         self.process: Process = group.start(
             [
-                *(sys.executable, "-m", "vsgi_fcgi", "apps.published:app"),
+                *(sys.executable, "-m", "vsgi_fcgi", app),
                 *("--bind", f"unix:{self.address}", "--push-bind", f"127.0.0.1:{self.port}"),
                 *options,
             ],

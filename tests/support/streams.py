@@ -34,18 +34,17 @@ class Subscriber:
 
     Attributes:
         ids: the items that it got, in order.
-        connects: how often it has got the head of a stream.
+        hosts: the ``X-Host`` of each stream that it has got.
         failures: answers that were no stream, and connections that failed.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port
         self.ids: list[int] = []
-        self.connects = 0
+        self.hosts: list[str] = []
         self.failures: list[str] = []
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -58,7 +57,7 @@ class Subscriber:
                     self.failures.append(str(response.status))
                     self._closed.wait(0.1)
                     continue
-                self.connects += 1
+                self.hosts.append(response.headers["X-Host"])
                 id: int | None = None
                 while (line := response.readline()) and not self._closed.is_set():
                     # An event that was cut off has no end, and does not count.
@@ -73,11 +72,13 @@ class Subscriber:
             finally:
                 connection.close()
 
+    @property
+    def connects(self) -> int:
+        """How many streams it has got."""
+        return len(self.hosts)
+
     def close(self) -> None:
         self._closed.set()
-
-    def join(self) -> None:
-        self._thread.join(30)
 
 
 class Subscribers:
@@ -99,6 +100,10 @@ class Subscribers:
     def __exit__(self, *exc_info: object) -> None:
         for each in self.all:
             each.close()
+
+    def on(self, host: int) -> list[Subscriber]:
+        """Those whose last stream is on a host."""
+        return [each for each in self.all if each.hosts[-1:] == [str(host)]]
 
     def wait_for(self, last: int) -> None:
         """Wait until all have got an item, and check that they have got all before it."""

@@ -192,7 +192,7 @@ class Bus:
             _logger.error(
                 "%s: the bus is lost: %s; items are delivered on this host only until it is back",
                 self._name,
-                error,
+                str(error).rstrip("."),
             )
 
     def _end_first_try(self) -> None:

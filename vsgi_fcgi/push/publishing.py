@@ -23,6 +23,12 @@ Deliver = Callable[[list[Item]], bool]
 MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 """Maximum bytes of items that wait to be sent to other processes, or to the bus."""
 
+_PATIENCE: Final = 1.0
+"""Seconds that items of others wait for room in the queue for delivery. Then they are dropped."""
+
+_RETRY: Final = 0.01
+"""Seconds between two tries."""
+
 _LOG_INTERVAL: Final = 10.0
 """Seconds between two log lines about lost items."""
 
@@ -135,6 +141,7 @@ class Publishing:
         self._delivers: tuple[Deliver, ...] = ()
         self._outlets: tuple[Outlet, ...] = ()
         self._max_item_bytes = 0
+        self._is_stuck = False
         self._losses = Losses("%d published items of other processes or hosts were not delivered")
 
     def open(self, deliver: Deliver, max_item_bytes: int) -> None:
@@ -195,7 +202,7 @@ class Publishing:
                     f" more than max_item_bytes ({self._max_item_bytes}); publish less at a time,"
                     " or raise the limit"
                 )
-        if not self._deliver(items):
+        if self._deliver(items, self._delivers):
             raise PublishError(
                 "the queue of published items is full (max_items_queued); try again later"
             )
@@ -205,7 +212,7 @@ class Publishing:
                 outlet.offer(body)
 
     def receive(self, body: bytes) -> None:
-        """Deliver what another process or host has published. Callable from any thread.
+        """Deliver what another process or host has published. In a native thread; may wait.
 
         Args:
             body: the items, as JSON.
@@ -217,14 +224,23 @@ class Publishing:
         except ItemError as error:
             _logger.error("a message of another process or host was dropped: %s", error)
             return
-        if not self._deliver(items):
+        # The others wait meanwhile, and not too many items come at a time.
+        left = self._deliver(items, self._delivers)
+        until = time.monotonic() + (0.0 if self._is_stuck else _PATIENCE)
+        never = allocate_lock()
+        never.acquire()
+        while left and time.monotonic() < until:
+            never.acquire(True, _RETRY)
+            left = self._deliver(items, left)
+        # A process that is stuck must still get the messages of its supervisor.
+        self._is_stuck = bool(left)
+        if left:
             self._losses.add(len(items))
         self._losses.report()
 
-    def _deliver(self, items: list[Item]) -> bool:
-        """Deliver items to every server of this process, usually one."""
-        delivered = [deliver(items) for deliver in self._delivers]
-        return all(delivered)
+    def _deliver(self, items: list[Item], delivers: tuple[Deliver, ...]) -> tuple[Deliver, ...]:
+        """Deliver items to servers of this process, usually one; return those that are full."""
+        return tuple([deliver for deliver in delivers if not deliver(items)])
 
 
 PROCESS: Final = Publishing()

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gripcontrol import GripPubControl, parse_grip_uri
+from gripcontrol import GripPubControl, parse_grip_uri, validate_sig
 from support.fcgi.peer import Client
 from support.processes import ProcessGroup
 from support.published import PublishedSite
 
 ITEM = {"channel": "news", "id": "1", "formats": {"http-stream": {"content": "data: hi\n\n"}}}
+
+
+# PyJWT warns of a key of less than 32 bytes.
+KEY = "a+b/c&d=" * 4
 
 
 @pytest.fixture
@@ -24,12 +28,20 @@ def group(tmp_path: Path) -> Iterator[ProcessGroup]:
 
 def grip_url(site: PublishedSite) -> str:
     """GRIP_URL, as the app sees it."""
+    return grip(site)[0]
+
+
+def grip(site: PublishedSite) -> tuple[str, str]:
+    """GRIP_URL and Grip-Sig, as the app sees them."""
     with Client(site.address) as client:
-        return client.get("/").body.decode().partition(" ")[2]
+        _, url, signature = client.get("/").body.decode().split(" ")
+    return url, signature
 
 
 def test_requests_are_answered_like_those_to_pushpin(tmp_path: Path, group: ProcessGroup) -> None:
-    site = PublishedSite(group, tmp_path / "site", "--max-item-bytes", "2000")
+    site = PublishedSite(
+        group, tmp_path / "site", "--max-item-bytes", "2000", "--max-items-queued", "10"
+    )
     assert site.post(json.dumps({"items": [ITEM, ITEM]})) == (200, "Published\n")
     assert site.post(json.dumps({"items": [ITEM]}), "/publish") == (200, "Published\n")
     (items,) = site.delivered().values()
@@ -46,6 +58,8 @@ def test_requests_are_answered_like_those_to_pushpin(tmp_path: Path, group: Proc
     status, sentence = site.post(json.dumps({"items": [ITEM, large]}))
     assert status == 413
     assert "an item is larger than 2000 bytes" in sentence
+    status, sentence = site.post(json.dumps({"items": [ITEM] * 11}))
+    assert (status, sentence) == (413, "more than 10 items at a time\n")
     (site.folder / "full").touch()
     status, sentence = site.post(json.dumps({"items": [ITEM]}))
     assert status == 503
@@ -63,12 +77,16 @@ def test_web_pages_cannot_publish(tmp_path: Path, group: ProcessGroup) -> None:
     assert len(next(iter(site.delivered().values()))) == 1
 
 
+# It uses a function that Python 3.12 deprecates.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gripcontrol")
 def test_gripcontrol_publishes_to_grip_url(tmp_path: Path, group: ProcessGroup) -> None:
-    site = PublishedSite(group, tmp_path / "site", "--push-key", "a+b/c&d=")
-    url = grip_url(site)
-    assert url == f"http://127.0.0.1:{site.port}?key=a%2Bb%2Fc%26d%3D"
+    site = PublishedSite(group, tmp_path / "site", "--push-key", KEY)
+    url, signature = grip(site)
+    assert url == f"http://127.0.0.1:{site.port}?key={'a%2Bb%2Fc%26d%3D' * 4}"
     config = parse_grip_uri(url)
-    assert config["key"] == "a+b/c&d="
+    assert config["key"] == KEY
+    assert validate_sig(signature, config["key"])
+    assert not validate_sig(signature, "other")
     control = GripPubControl(config)
     control.publish_http_stream("news", "data: one\n\n", id="1", blocking=True)
     control.publish_http_response("news", "two", id="2", blocking=True)

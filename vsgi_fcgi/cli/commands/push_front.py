@@ -33,6 +33,7 @@ class PushFront(LocalFront):
     def __init__(self, listeners: Sequence[Listener], server: Server, options: Options) -> None:
         super().__init__(listeners, server, options)
         self._max_item_bytes = options.max_item_bytes
+        self._max_items = options.max_items_queued
         # Base64 takes a third more, and JSON three bytes for each byte of an escaped letter.
         self._max_body_bytes = 4 * options.max_item_bytes
         # Other processes of a supervisor continue to accept.
@@ -60,6 +61,9 @@ class PushFront(LocalFront):
             items = read_items(body, self._max_body_bytes)
             if any(item.size > self._max_item_bytes for item in items):
                 return _too_large(f"an item is larger than {self._max_item_bytes} bytes")
+            if len(items) > self._max_items:
+                # It would never fit into the queue.
+                return text("413 Content Too Large", f"more than {self._max_items} items at a time")
             PROCESS.publish(items)
         except ItemError as error:
             return text("400 Bad Request", str(error))
