@@ -30,25 +30,20 @@ def project(tmp_path: Path) -> Project:
 def test_all_processes_serve_and_the_app_knows_it(
     processes: ProcessGroup, project: Project
 ) -> None:
-    server = Supervised(processes, project, "3", "--pid-file", "app.pid")
+    port = free_port()
+    options = ("--pid-file", "app.pid", "--http", f"127.0.0.1:{port}")
+    server = Supervised(processes, project, "3", *options)
     server.ready(3)
     assert len(server.children()) == 3
     server.wait_for_answers(lambda found: len(found) >= 2)
     assert {answer.partition(", ")[2] for answer in server.answers()} == {"True)"}
+    assert request(port, "/").text.endswith(", True)")
     assert (project.folder / "app.pid").read_text() == f"{server.process.pid}\n"
     assert server.process.stop() == 0
     assert not server.socket.exists()
     assert not (project.folder / "app.pid").exists()
     assert processes.pids() == []
     assert "WARNING" not in server.log()
-
-
-def test_the_app_knows_it_over_http_too(processes: ProcessGroup, project: Project) -> None:
-    port = free_port()
-    server = Supervised(processes, project, "2", "--http", f"127.0.0.1:{port}")
-    server.ready()
-    assert request(port, "/").text.endswith(", True)")
-    assert server.process.stop() == 0
 
 
 def test_the_supervisor_loads_neither_the_app_nor_gevent(
