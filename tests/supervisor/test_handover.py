@@ -75,7 +75,9 @@ def test_kept_connections_move_at_a_reload(server: Supervised) -> None:
     assert server.process.stop() == 0
 
 
-def test_a_connection_moves_again_and_again(server: Supervised) -> None:
+def test_a_connection_moves_again_and_again(processes: ProcessGroup, project: Project) -> None:
+    server = Supervised(processes, project, "1")
+    server.ready(1)
     with server.connect() as client:
         for _ in range(3):
             before = set(server.children())
@@ -197,7 +199,9 @@ def test_connections_close_when_the_supervisor_has_gone(
     wait_until(lambda: processes.pids() == [], "the end of the processes")
 
 
-def test_a_stop_while_processes_retire(processes: ProcessGroup, server: Supervised) -> None:
+def test_a_stop_while_processes_retire(processes: ProcessGroup, project: Project) -> None:
+    server = Supervised(processes, project, "1")
+    server.ready(1)
     with Gate(processes.folder) as gate, server.connect() as client:
         client.send(VALUES)
         client.ask(1, gate.url)
