@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
+import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import BuiltinFunctionType
 from typing import Any, NoReturn
 
@@ -22,6 +24,21 @@ def command() -> None:
     exit_process(main())
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import modules without garbage collection.
+
+    They make many objects and no garbage. Looking for it takes 7 % of the start of the server.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def exit_process(status: int) -> NoReturn:
     """Exit the process after it has served.
 
@@ -32,7 +49,6 @@ def exit_process(status: int) -> NoReturn:
         status: the exit status.
     """
     import atexit
-    import contextlib
 
     # If stderr is a full pipe, logging's atexit function and every flush block for ever. A thread
     # ends the process then.
@@ -79,10 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help`` and ``--version``.
     """
-    from vsgi_fcgi.cli.settings.command_line import PROGRAM, parse
-    from vsgi_fcgi.descriptors import open_standard
-    from vsgi_fcgi.exceptions import AppLoadError, UsageError
-    from vsgi_fcgi.server.cgi import is_cgi, without_query
+    with importing():
+        from vsgi_fcgi.cli.settings.command_line import PROGRAM, parse
+        from vsgi_fcgi.descriptors import open_standard
+        from vsgi_fcgi.exceptions import AppLoadError, UsageError
+        from vsgi_fcgi.server.cgi import is_cgi, without_query
 
     under_cgi = is_cgi(os.environ)
     # Before any file or socket can get one of these numbers. A CGI program without a stdout

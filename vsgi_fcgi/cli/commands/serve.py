@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vsgi_fcgi.addresses import Address
 from vsgi_fcgi.children import give_up_in_children
+from vsgi_fcgi.cli import importing
 from vsgi_fcgi.cli.app_loader import load_app, parse_app_name
 from vsgi_fcgi.cli.commands.debugger import allow_debugger, with_debugger
 from vsgi_fcgi.cli.commands.listeners import (
@@ -236,9 +237,10 @@ def _serve_on(
     early: EarlySignals,
 ) -> int:
     # Imported before the app can monkey-patch the modules from which the server imports names.
-    from gevent import reinit
+    with importing():
+        from gevent import reinit
 
-    from vsgi_fcgi.server.server import Server
+        from vsgi_fcgi.server.server import Server
 
     process.set_up()
     if child is not None and not child.is_template:
