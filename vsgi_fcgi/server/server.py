@@ -312,7 +312,8 @@ class Server:
         config.check_worker()
         config.check_spool_dir()
         allowed = allowed_peers(os.environ)
-        raise_limit(config.max_connections + 2 * config.max_queued)
+        running = config.max_running if config.worker == "greenlet" else 0
+        raise_limit(config.max_connections + 2 * (config.max_queued + running))
         access_lines = _open_access_log(config, log)
         log.start()
         self._lost = 0
@@ -322,8 +323,7 @@ class Server:
         self._process_ends = process_ends and with_signals
         scoreboard = self.scoreboard
         if scoreboard is None and config.status_path is not None:
-            requests = config.threads + config.max_stuck_threads
-            scoreboard = Scoreboard(requests=requests), 0
+            scoreboard = Scoreboard(requests=config.max_running), 0
         context = self._context = MainContext(
             self._apps,
             config,
