@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import json
+import logging
 import os
 import queue
 import signal
@@ -145,6 +146,11 @@ def kept(environ: WSGIEnvironment) -> object:
     )
 
 
+def locks(environ: WSGIEnvironment) -> object:
+    """Return the kinds of locks that the log's thread shares with the app."""
+    return [type(handler.lock).__module__ for handler in logging.getLogger("vsgi_fcgi").handlers]
+
+
 def environment(environ: WSGIEnvironment) -> object:
     return [environ["wsgi.multithread"], environ["wsgi.multiprocess"]]
 
@@ -153,7 +159,7 @@ _PATHS: dict[str, Callable[[WSGIEnvironment], object]] = {
     f"/{function.__name__}": function
     for function in (
         *(hold, release, count, kill, forget, time_out, leave, remember),
-        *(spawn, library, fork, block, kept, environment),
+        *(spawn, library, fork, block, kept, locks, environment),
     )
 }
 

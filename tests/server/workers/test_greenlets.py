@@ -84,6 +84,11 @@ def test_no_module_has_kept_what_gevent_replaces(served: Served) -> None:
     ]
 
 
+def test_the_thread_of_the_log_shares_no_lock_of_gevent(served: Served) -> None:
+    """A native thread and a greenlet that wait for one may fail: see `vsgi_fcgi.log.log`."""
+    assert served.ask("/locks") == ["_thread"]
+
+
 def test_the_app_is_told_that_others_run_at_the_same_time(served: Served) -> None:
     assert served.ask("/environment") == [True, False]
 

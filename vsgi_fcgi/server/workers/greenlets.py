@@ -233,7 +233,7 @@ class BlockWatch:
 
     def _warn(self, seconds: float) -> None:
         greenlet, places = self._pool.blocking()
-        who = "a greenlet that the app has started"
+        who = "code that runs for no request"
         if greenlet is not None:
             get = greenlet.params.get
             who = f"{get('REQUEST_METHOD', '-')} {get('REQUEST_URI') or rebuild_target(get)}"
