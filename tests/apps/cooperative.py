@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -30,6 +32,7 @@ assert all(monkey.is_module_patched(name) for name in PATCHED)
 held: dict[str, Any] = {}
 released = threading.Event()
 local = threading.local()
+executor = ThreadPoolExecutor()
 user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
 
 
@@ -121,6 +124,21 @@ def fork(environ: WSGIEnvironment) -> object:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def linger(environ: WSGIEnvironment) -> object:
+    """Start two threads, each of which removes a file of the test as soon as it is there."""
+    folder = Path(environ["QUERY_STRING"])
+
+    def work(name: str) -> None:
+        path = folder / name
+        while not path.exists():
+            time.sleep(0.001)
+        path.unlink()
+
+    threading.Thread(target=work, args=("thread",), name="lingering", daemon=False).start()
+    executor.submit(work, "job")
+    return True
+
+
 def block(environ: WSGIEnvironment) -> object:
     """Wait for the other end of a FIFO, in a way that gevent cannot patch."""
     with open(environ["QUERY_STRING"], "rb") as file:
@@ -159,7 +177,7 @@ _PATHS: dict[str, Callable[[WSGIEnvironment], object]] = {
     f"/{function.__name__}": function
     for function in (
         *(hold, release, count, kill, forget, time_out, leave, remember),
-        *(spawn, library, fork, block, kept, locks, environment),
+        *(spawn, library, fork, linger, block, kept, locks, environment),
     )
 }
 

@@ -628,9 +628,6 @@ def _threads_end(seconds: float, log: Log, *, workers: bool) -> bool:
     Returns:
         Whether all have ended.
     """
-    if monkey.is_module_patched("threading"):
-        # They are greenlets of the main context, which has ended.
-        return True
     latch = ThreadLatch()
 
     def join() -> None:
@@ -645,11 +642,15 @@ def _threads_end(seconds: float, log: Log, *, workers: bool) -> bool:
         finally:
             latch.open()
 
-    try:
-        start_thread(join, "vsgi-fcgi-join")
-    except RuntimeError:
-        return True
-    latch.wait(max(seconds, 0))
+    if monkey.is_module_patched("threading"):
+        # They are greenlets, for which the loop has to run.
+        gevent.spawn(join).join(max(seconds, 0))
+    else:
+        try:
+            start_thread(join, "vsgi-fcgi-join")
+        except RuntimeError:
+            return True
+        latch.wait(max(seconds, 0))
     left = _left(workers)
     if left:
         names = ", ".join(thread.name for thread in left)

@@ -240,6 +240,25 @@ def test_a_stop_waits_for_requests(processes: ProcessGroup) -> None:
     assert served.process.wait() == 0
 
 
+def test_a_stop_waits_for_threads_of_the_app(tmp_path: Path, processes: ProcessGroup) -> None:
+    served = Served(processes)
+    assert served.ask(f"/linger?{tmp_path}") is True
+    served.process.send_signal(15)
+    served.process.wait_for_log("SIGTERM: stopping")
+    paths = [tmp_path / name for name in ("thread", "job")]
+    for path in paths:
+        path.touch()
+    assert served.process.wait() == 0
+    assert not any(path.exists() for path in paths)
+
+
+def test_a_stop_does_not_wait_for_ever(tmp_path: Path, processes: ProcessGroup) -> None:
+    served = Served(processes, "--graceful-timeout", "1")
+    assert served.ask(f"/linger?{tmp_path}") is True
+    assert served.process.stop() == 1
+    assert "2 threads of the app still ran and are cut off: lingering" in served.process.log()
+
+
 def test_a_template_is_patched_before_it_forks(processes: ProcessGroup) -> None:
     served = Served(processes, "--processes", "2", "--preload")
     with served.connect() as client:
