@@ -111,7 +111,7 @@ def test_patched_threading_under_worker_threads(tmp_path: Path) -> None:
     (tmp_path / "green.py").write_text(
         "from gevent import monkey\nmonkey.patch_all()\napp = print\n"
     )
-    assert "remove monkey.patch_all() or use --worker main" in complaint(
+    assert "remove monkey.patch_all() or use --worker greenlet" in complaint(
         "green:app", "--socket", "a.sock", cwd=tmp_path
     )
     assert not (tmp_path / "a.sock").exists()

@@ -160,7 +160,7 @@ def test_a_mistake_in_an_edit_is_shown_until_the_next_one(
     assert answer.status == 500
     assert b"def app(:" in answer.body
     project.save("app.py", "from gevent import monkey; monkey.patch_all(); app = print\n")
-    server.wait_for("remove monkey.patch_all() or use --worker main")
+    server.wait_for("remove monkey.patch_all() or use --worker greenlet")
     project.says("version 2")
     server.wait_for("version 2")
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from types import BuiltinFunctionType
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
-# For `exit_process`. Taken here, before an app can monkey-patch `_thread`, because
-# `vsgi_fcgi.transport.unpatched` would load gevent, which a CGI program does not need.
-_allocate_lock, _start_new_thread = _thread.allocate_lock, _thread.start_new_thread
+# Here, before an app can monkey-patch `_thread`.
+from vsgi_fcgi.native_threads import allocate_lock, start_new_thread
 
 _EXIT_TIMEOUT = 5.0
 """Seconds that `atexit` functions and flushing the standard streams may take at the end."""
@@ -52,15 +49,7 @@ def exit_process(status: int) -> NoReturn:
 
     # If stderr is a full pipe, logging's atexit function and every flush block for ever. A thread
     # ends the process then.
-    never: Any
-    start: Callable[[], object]
-    if isinstance(_start_new_thread, BuiltinFunctionType):
-        never, start = _allocate_lock(), lambda: _start_new_thread(end, ())
-    else:
-        # This module was imported after monkey-patching.
-        from vsgi_fcgi.transport import unpatched as native
-
-        never, start = native.allocate_lock(), lambda: native.start_thread(end, "vsgi-fcgi-exit")
+    never = allocate_lock()
     never.acquire()
 
     def end() -> None:
@@ -69,7 +58,7 @@ def exit_process(status: int) -> NoReturn:
 
     # Without another thread, on a host that allows no more, there is no time limit here.
     with contextlib.suppress(RuntimeError):
-        start()
+        start_new_thread(end, ())
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
