@@ -1,7 +1,7 @@
-"""The filters of channels: which items a held request does not get, and what is put into them.
+"""The filters of channels: they drop items for some held requests, or change their content.
 
-An app names the filters of a channel in Grip-Channel, and their values in Grip-Set-Meta. Whoever
-publishes adds values to the ``meta`` of an item.
+An app names the filters of a channel in Grip-Channel, and their values in Grip-Set-Meta. The
+publisher adds values to the ``meta`` of an item.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def apply(
         filters: the filters of the channel.
         held_meta: the values that the app has set for the request.
         item_meta: the values of the item.
-        prev_ids: the names of all channels of the request, with their last identifiers. That of
-            this item must already be there if the channel has one.
+        prev_ids: the names of the request's channels, each with its last identifier. If the channel
+            of this item has one, it must already be that of the item.
         content_filters: the filters that the publisher expects to change the content; None if it
             does not say.
 
@@ -67,7 +67,7 @@ def apply(
 
 
 def apply_to_body(body: bytes, filters: Iterable[str], held_meta: Mapping[str, str]) -> bytes:
-    """Apply the filters of all channels to a body that the app itself sends to a stream.
+    """Apply the filters of the channels to a body that the app itself sends to a stream.
 
     Only build-id changes it, and knows no identifiers there: ``%(ID)I`` is replaced.
 

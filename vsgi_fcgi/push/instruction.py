@@ -56,7 +56,7 @@ class HeldChannel:
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """What is sent to a stream so that nobody takes it for a dead connection.
+    """Bytes that keep a silent stream from looking like a dead connection.
 
     Attributes:
         content: the bytes.
@@ -74,11 +74,11 @@ class Hold:
     """How a request is held.
 
     Attributes:
-        stream: the response goes on with what is published; otherwise the first published item is
-            the response (long polling).
+        stream: the response continues with published items; otherwise the first published item
+            is the response (long polling).
         channels: the channels.
         timeout: seconds after which a long poll is answered with the app's own response.
-        keep_alive: what is sent to a stream in pauses; None for nothing.
+        keep_alive: bytes that a stream gets in pauses; None for none.
         next_uri: what to request from the app when items were missed, as a reference relative to
             the URI of the request; None for nothing.
         next_timeout: seconds after which ``next_uri`` is requested without a reason.
@@ -177,7 +177,7 @@ def read_instruct(
 
 
 def _finish(hold: Hold, mode: str | None, max_channels: int) -> Hold | None:
-    """Check what has been read. Return None if nothing is to be done after the response."""
+    """Check an instruction. Return None if nothing follows the response."""
     if mode is None:
         if hold.next_uri is None:
             return None

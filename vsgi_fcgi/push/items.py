@@ -1,4 +1,4 @@
-"""What is published: an item for a channel, in one or more formats.
+"""Published items: each is for a channel, in one or more formats.
 
 Items arrive as the JSON of ``POST /publish/``, and travel in the same form between processes and
 hosts.
@@ -19,12 +19,12 @@ from vsgi_fcgi.push.json_patch import PatchError, apply_patch, check_patch
 
 
 class ItemError(ValueError):
-    """What is published is malformed or too large. The text is for whoever publishes."""
+    """A published item is malformed or too large. The text is for its publisher."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPart:
-    """The format ``http-stream``: what is sent to streams.
+    """The format ``http-stream``: content for streams.
 
     Attributes:
         content: the bytes.
@@ -115,7 +115,7 @@ def make_item(
     item = Item(channel, id, prev_id, stream, response, dict(meta or {}), _size(stream, response))
     if stream is None and response is None:
         raise ItemError("an item needs http_stream or http_response")
-    # Reading it again checks the types, and what must not be in headers.
+    # Reading it again checks the types, and finds characters that headers must not have.
     return _item(_item_values(item), item.size)
 
 

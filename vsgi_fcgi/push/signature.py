@@ -1,4 +1,4 @@
-"""How an app recognises that a server that can hold requests is in front of it.
+"""Grip-Sig and Grip-Feature, by which an app recognises a server that can hold requests.
 
 Grip-Sig is a JSON Web Token (RFC 7519) with the algorithm HS256. Libraries for apps check it.
 """
