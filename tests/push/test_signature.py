@@ -44,5 +44,5 @@ def test_libraries_accept_it() -> None:
 
 
 def test_the_features() -> None:
-    assert FEATURES.split(", ")[:3] == ["status", "session", "link:next"]
+    assert FEATURES.split(", ")[:3] == ["status", "link:next", "link:gone"]
     assert "filter:var-subst" in FEATURES

@@ -435,3 +435,49 @@ def test_an_item_that_comes_late_has_the_app_asked_once() -> None:
         holder(server).deliver([text(b"3\n", id="3", prev_id="2"), CLOSE])
         assert client.answer(1).body == b"begun\n1\n2\n3\n"
     assert asked == [None, "news; last-id=0", "news; last-id=2"]
+
+
+def test_an_app_that_is_ahead_of_the_items_is_asked_once() -> None:
+    feed = Feed(2)
+    with running(feed, push=True) as server, server.connect() as client:
+        client.ask(1, "/feed")
+        wait_for_held(server, 1)
+        # The app knows nine events. Of these, only the fourth has arrived.
+        feed.last = 9
+        holder(server).deliver([event(4)])
+        client.collect_until(
+            lambda: 1 in client.answers and client.answers[1].body.endswith(b"9\n")
+        )
+        holder(server).deliver([event(10), CLOSE])
+        assert client.answer(1).body == b"".join(b"%d\n" % number for number in range(1, 11))
+        assert feed.asked == ["GET /feed", "GET /feed?2"]
+
+
+def test_a_channel_without_prev_id_has_no_order() -> None:
+    with running(app, push=True) as server, server.connect() as client:
+        client.ask(1, "/stream")
+        wait_for_held(server, 1)
+        items = [event(1), event(1), event(5), text(b"any\n"), event(3)]
+        holder(server).deliver([*items, CLOSE])
+        assert client.answer(1).body == b"begun\n1\n5\nany\n3\n"
+
+
+def test_an_item_without_prev_id_may_hide_others() -> None:
+    feed = Feed(2)
+    with running(feed, push=True) as server, server.connect() as client:
+        client.ask(1, "/feed")
+        wait_for_held(server, 1)
+        feed.last = 4
+        holder(server).deliver([text(b"4\n", id="4")])
+        client.collect_until(
+            lambda: 1 in client.answers and client.answers[1].body.endswith(b"4\n")
+        )
+        assert client.answers[1].body == b"1\n2\n3\n4\n"
+
+
+def test_a_long_poll_that_cannot_be_repeated_is_answered_by_its_own_response() -> None:
+    with running(app, push=True) as server, server.connect() as client:
+        client.ask(1, "/poll")
+        wait_for_held(server, 1)
+        holder(server).deliver([Item("news", response=ResponsePart(action="hint"))])
+        assert client.answer(1).body == b"silent"

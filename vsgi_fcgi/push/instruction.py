@@ -102,17 +102,18 @@ class Hold:
 def wants_instruction(headers: Headers) -> bool:
     """Return whether a response has an instruction. This is called for each response."""
     for name, value in headers:
-        start = name[:5].lower()
-        if start == "grip-":
-            return True
-        if start == "conte" and name.lower() == "content-type" and is_instruct(value):
-            return True
+        # Most names are neither Grip-… nor Content-…, and this comparison is the cheapest one.
+        if name[:1] in "GgCc":
+            lower = name.lower()
+            if lower[:5] == "grip-" or (lower == "content-type" and is_instruct(value)):
+                return True
     return False
 
 
 def is_instruct(content_type: str) -> bool:
     """Return whether a body of this type is an instruction."""
-    return content_type.partition(";")[0].strip().lower() == INSTRUCT_TYPE
+    lower = content_type.lower()
+    return "grip" in lower and lower.partition(";")[0].strip() == INSTRUCT_TYPE
 
 
 def read_headers(

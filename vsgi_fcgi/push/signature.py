@@ -14,7 +14,7 @@ from typing import Final
 from vsgi_fcgi.push.filters import NAMES
 
 FEATURES: Final = ", ".join(
-    ("status", "session", "link:next", "link:gone", *(f"filter:{name}" for name in NAMES))
+    ("status", "link:next", "link:gone", *(f"filter:{name}" for name in NAMES))
 )
 """The value of Grip-Feature."""
 

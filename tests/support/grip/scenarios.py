@@ -480,7 +480,7 @@ def stream_after_a_missed_item(site: Site, name: str) -> Any:
 @_scenario
 def hint_for_a_stream(site: Site, name: str) -> Any:
     keeper = site.settle(name)
-    exchange = site.ask(name, stream(name, link(f"{name}-2", END)))
+    exchange = site.ask(name, stream(name, link(f"{name}-2", END)), X_A="b")
     hint = {"channel": name, "formats": {"http-stream": {"action": "hint"}}}
     for _ in range(20):
         site.publish(hint)

@@ -281,12 +281,15 @@ subscription_linger=60
         (folder / "pushpin.conf").write_text(config)
         process = group.start([program, f"--config={folder}/pushpin.conf"], name="pushpin")
         wait_until(lambda: self._answers(process), "Pushpin", log=process.log)
+        self.settle("warm").close()
 
     def _answers(self, process: Process) -> bool:
+        """Return whether all its processes have found each other."""
         assert process.running, process.log()
+        instructed = target_of("warm", ["200 OK", [["Grip-Channel", "warm"]], "warm"])
         try:
             return (
-                request(self.port, "/seen/nothing").status == 200
+                request(self.port, f"/{instructed}").status == 200
                 and request(self.publish_port, "/").status == 200
             )
         except OSError:
