@@ -124,6 +124,13 @@ def test_a_wrong_url_is_refused(url: str, tmp_path: Path) -> None:
     assert message.startswith("--push-bus is not the URL of a Redis server; write redis://")
 
 
+def test_an_unknown_option_of_the_url_is_refused(tmp_path: Path) -> None:
+    app = ("--chdir", str(TESTS), "apps.echo:app", "--bind", f"unix:{tmp_path / 'app.sock'}")
+    message = complaint(tmp_path, *app, "--push-bus", "redis://127.0.0.1/0?chanel=news")
+    assert "chanel" in message
+    assert message.endswith("; correct the query of the URL")
+
+
 def test_without_redis_the_message_says_how_to_install_it() -> None:
     code = (
         "import sys; sys.modules['redis'] = None\n"
