@@ -60,6 +60,11 @@ class Wheel(BuildHookInterface):  # type: ignore[type-arg]
         if reason:
             self.app.display_info(f"Pure Python: {reason}")
             return
+        if missing := self._missing():
+            raise SystemExit(
+                f"VSGI_FCGI_PURE=0: {missing}; install a C compiler and the headers of Python"
+                " (Debian: apt-get install gcc python3-dev), or unset VSGI_FCGI_PURE"
+            )
         try:
             extensions = compile_modules(Path(self.root), self.config["compiled"], work)
         except (Exception, SystemExit) as error:
@@ -99,6 +104,11 @@ class Wheel(BuildHookInterface):  # type: ignore[type-arg]
             return ""
         if sys.implementation.name != "cpython":
             return "this is not CPython"
+        return Wheel._missing()
+
+    @staticmethod
+    def _missing() -> str:
+        """Return what is missing to compile; an empty string if nothing is."""
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
         if shutil.which(compiler) is None:
             return f"there is no C compiler {compiler}"

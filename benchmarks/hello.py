@@ -1,4 +1,4 @@
-"""The app that the benchmarks serve: hello world, streams, uploads."""
+"""The apps that the benchmarks serve: hello world, streams, uploads, held requests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ctypes
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
+
+from gevent.event import Event
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -75,3 +77,41 @@ def neighbours(environ: WSGIEnvironment, start_response: StartResponse) -> Itera
         while True:
             pass
     return app(environ, start_response)
+
+
+ITEM = b"the published item"
+_PUBLISHED = Event()
+
+
+def held(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Have streams and long polls held, and publish an item for them."""
+    path = environ["PATH_INFO"]
+    if path == "/publish":
+        from vsgi_fcgi.push import publish
+
+        publish("held", http_stream=ITEM, http_response=ITEM)
+    if path not in ("/stream", "/poll"):
+        return app(environ, start_response)
+    mode = "stream" if path == "/stream" else "response"
+    grip = [("Grip-Hold", mode), ("Grip-Channel", "held"), ("Grip-Timeout", "600")]
+    start_response("200 OK", [("Content-Type", "text/plain"), *grip])
+    return [b"begun"]
+
+
+def waiting(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer the same requests with greenlets that wait."""
+    path = environ["PATH_INFO"]
+    if path == "/publish":
+        _PUBLISHED.set()
+        _PUBLISHED.clear()
+    if path not in ("/stream", "/poll"):
+        return app(environ, start_response)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return _wait(path == "/stream")
+
+
+def _wait(stream: bool) -> Iterator[bytes]:
+    if stream:
+        yield b"begun"
+    _PUBLISHED.wait()
+    yield ITEM

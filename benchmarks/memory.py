@@ -1,6 +1,6 @@
-"""Resident memory: growth over many requests, and memory per idle kept connection.
+"""Resident memory: growth over many requests, per idle connection, and per waiting request.
 
-python benchmarks/memory.py [--requests N] [--connections N]
+python benchmarks/memory.py [--requests N] [--connections N] [--waiting N]
 """
 
 from __future__ import annotations
@@ -56,15 +56,42 @@ def idle(worker: str, count: int) -> None:
         server.stop()
 
 
+def waiting(count: int) -> None:
+    """Print the RSS per request that waits in ``--worker greenlet``, over 10 connections."""
+    options = ("--worker", "greenlet", "--greenlets", str(count + 1), "--graceful-timeout", "0")
+    server = vsgi("greenlet", "neighbours", {0, 1}, *options)
+    kept: list[socket.socket] = []
+    try:
+        load(server, None, requests=20000, connections=8)
+        before = server.rss()
+        per_connection = count // 10
+        for _ in range(10):
+            sock = connect(f"unix:{server.socket}")
+            kept.append(sock)
+            for id in range(1, per_connection + 1):
+                sock.sendall(request_bytes(id, path="/sleep"))
+        # The last one is answered when all others wait.
+        sock.sendall(request_bytes(per_connection + 1))
+        assert sock.recv(4096)
+        grown = server.rss() - before
+        print(f"greenlet: {count} requests that wait take {grown / count / KIB:.1f} KiB each")
+    finally:
+        for sock in kept:
+            sock.close()
+        server.stop()
+
+
 def main() -> None:
     """Print all figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=500000)
     parser.add_argument("--connections", type=int, default=5000)
+    parser.add_argument("--waiting", type=int, default=10000)
     options = parser.parse_args()
-    for worker in ("thread", "main"):
+    for worker in ("thread", "main", "greenlet"):
         growth(worker, options.requests)
         idle(worker, options.connections)
+    waiting(options.waiting)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def main() -> None:
                 starters[name] = partial(reference, name, options.reference, mode, cpus)
         starters["main"] = partial(vsgi, "main", "app", cpus, "--worker", "main")
         starters["thread"] = partial(vsgi, "thread", "app", cpus, "--threads", options.threads)
+        starters["greenlet"] = partial(vsgi, "greenlet", "app", cpus, "--worker", "greenlet")
         rows = rounds(starters, load_cpu, options.rounds, options.requests, not options.no_spin)
         show(title, rows, next(iter(starters)))
 

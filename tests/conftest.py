@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from support.processes import ProcessGroup
 # Before anything of vsgi_fcgi is imported: who calls what from which context is checked in all
 # tests, and in the processes that they start.
 os.environ["VSGI_FCGI_CHECK_CONTRACT"] = "1"
+
+# nohup ignores SIGHUP, and a shell ignores SIGINT and SIGQUIT in background jobs. Programs that the
+# tests start would inherit this. They do not inherit a handler, and this process still ignores it.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -146,7 +146,6 @@ def _no_app(project: DjangoProject) -> tuple[str, ...]:
     [
         (_no_words, "fd 0 is not a listening socket; "),
         (lambda project: ("--threads", "0"), "--threads is 0, but must be at least 1"),
-        (lambda project: ("daemonize=true",), "daemonize=true: the command always runs"),
         (_no_app, "mysite.wsgi has no attribute aplication; did you mean application"),
     ],
 )

@@ -100,6 +100,14 @@ def test_without_a_compiler_the_wheel_is_pure(project: Path) -> None:
     assert "there is no C compiler /nonexistent/cc" in run.stdout + run.stderr
 
 
+def test_a_compiler_that_is_required_and_missing(project: Path) -> None:
+    run = build(project, VSGI_FCGI_PURE="0", CC="/nonexistent/cc")
+    assert run.returncode != 0
+    output = run.stdout + run.stderr
+    assert "VSGI_FCGI_PURE=0: there is no C compiler /nonexistent/cc; install" in output
+    assert "Traceback" not in output
+
+
 def test_what_cannot_be_compiled_is_an_error_only_if_compiling_is_required(project: Path) -> None:
     (project / FEW[1]).write_text("this is no Python\n")
     assert build(project, VSGI_FCGI_PURE="0").returncode != 0

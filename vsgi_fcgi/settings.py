@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar
@@ -112,6 +111,8 @@ def make_settings(kind: type[T], given: T | None, single: Mapping[str, Any], own
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ``; did you mean ...?`` with the most similar known name, or an empty string."""
+    import difflib  # only for error messages
+
     # Higher than the default cutoff, because all names share a prefix such as VSGI_FCGI_.
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
     return f"; did you mean {matches[0]}?" if matches else ""

@@ -49,22 +49,17 @@ needs_two_cores = pytest.mark.skipif(
 
 
 @needs_two_cores
-def test_two_servers(tmp_path: Path) -> None:
-    found = compare(tmp_path, "--only", "flask", "--placements", "pinned")
+def test_two_servers_are_compared_and_parts_are_added(tmp_path: Path) -> None:
+    words = ("--only", "flask", "--placements", "pinned")
+    found = compare(tmp_path, *words)
     rows = found["figures"]["flask/straight/pinned"]
     assert {"vsgi_fcgi main", "vsgi_fcgi thread"} <= rows.keys()
     for row in rows.values():
         assert row["rounds"] == [1]
         assert row["cpu_us"][0] > 0
         assert "error" not in row
-
-
-@needs_two_cores
-def test_parts_are_added(tmp_path: Path) -> None:
-    words = ("--only", "hello", "--placements", "pinned")
-    compare(tmp_path, *words)
     found = compare(tmp_path, "--add", *words)
-    for row in found["figures"]["hello/straight/pinned"].values():
+    for row in found["figures"]["flask/straight/pinned"].values():
         assert row["rounds"] == [1, 2]
         assert len(row["cpu_us"]) == 2
 
@@ -76,9 +71,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["absent"]["bjoern"]
 
 
-@pytest.mark.parametrize(
-    ("ratios", "verdict"),
-    [
+def test_a_statement_needs_enough_rounds() -> None:
+    verdicts = [
         ([0.5, 0.6, 0.7, 0.75, 0.8], "met"),
         ([0.9, 0.95, 1.0, 1.1, 1.2], "**missed**"),
         ([0.5, 0.6, 0.7, 0.8, 0.9], "undecided (median: met)"),
@@ -86,21 +80,21 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         ([0.5, 0.5, 0.5, 0.5], "undecided (median: met)"),
         # One round of nine that was disturbed does not forbid a statement.
         ([0.5, 0.5, 0.6, 0.6, 0.6, 0.7, 0.7, 0.7, 3.0], "met"),
-    ],
-)
-def test_a_statement_needs_enough_rounds(ratios: list[float], verdict: str) -> None:
+    ]
     script = (
         "from suite.results import Results\n"
         "from suite.targets import Target\n"
         "from suite.workloads import Cell\n"
-        "cell, results = Cell('hello', 'straight', 'pinned'), Results()\n"
-        f"for number, ratio in enumerate({ratios}):\n"
-        "    for peer, cpu in (('one', ratio * 100), ('other', 100.0)):\n"
-        "        figures = {'cpu_us': cpu, 'p50_us': 1, 'p99_us': 1, 'per_second': 1}\n"
-        "        results.add(cell, peer, number, figures)\n"
-        "print(Target('', 0.85, (cell, 'one'), (cell, 'other')).verdict(results))\n"
+        "cell = Cell('hello', 'straight', 'pinned')\n"
+        f"for ratios in {[ratios for ratios, _ in verdicts]}:\n"
+        "    results = Results()\n"
+        "    for number, ratio in enumerate(ratios):\n"
+        "        for peer, cpu in (('one', ratio * 100), ('other', 100.0)):\n"
+        "            figures = {'cpu_us': cpu, 'p50_us': 1, 'p99_us': 1, 'per_second': 1}\n"
+        "            results.add(cell, peer, number, figures)\n"
+        "    print(Target('', 0.85, (cell, 'one'), (cell, 'other')).verdict(results))\n"
     )
-    assert run("-c", script).strip() == verdict
+    assert run("-c", script).splitlines() == [verdict for _, verdict in verdicts]
 
 
 def test_the_tables_of_the_page_belong_to_its_results(tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def test_unpatched_threading_is_fine(code: str, verdict: str) -> None:
 def test_what_gevent_has_patched_names_the_way_out(patch: str, what: str) -> None:
     assert patching_verdict(f"import gevent.monkey; gevent.monkey.{patch}") == (
         f"gevent has monkey-patched {what}, on which worker threads hang;"
-        " remove monkey.patch_all() or use --worker main"
+        " remove monkey.patch_all() or use --worker greenlet"
     )
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.commands import complaint, run_command, serve
+from support.commands import complaint, complaints, run_command, serve
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "logging.toml"
 
@@ -64,9 +64,8 @@ def test_a_file_of_json_that_disables_existing_loggers(folder: Path, name: str) 
 BASE = "version = 1\nroot.handlers = ['one']\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "sentence"),
-    [
+def test_a_file_that_cannot_be_used(folder: Path) -> None:
+    cases = [
         ("log.toml", None, "cannot be read: No such file or directory"),
         ("log.toml", "version = 1\n[root", "is not valid TOML: Expected ']' at the end of a table"),
         ("log.conf", '\n{"version": 1', "is not valid JSON: Expecting ',' delimiter: line 2"),
@@ -85,16 +84,16 @@ BASE = "version = 1\nroot.handlers = ['one']\n"
             "Unable to configure handler 'one': Cannot resolve 'no_such.Handler': No module",
         ),
         ("log.toml", "version = 1\nhandlers = 3", ": "),
-    ],
-)
-def test_a_file_that_cannot_be_used(
-    folder: Path, name: str, text: str | None, sentence: str
-) -> None:
-    if text is not None:
-        (folder / name).write_text(text)
-    said = complaint(folder, "app", "--check-config", "--log-config", name)
-    assert said.startswith(f"--log-config {folder / name}")
-    assert sentence in said
+    ]
+    lines = []
+    for number, (name, text, _) in enumerate(cases):
+        if text is not None:
+            (folder / f"{number}{name}").write_text(text)
+        lines.append(("app", "--check-config", "--log-config", f"{number}{name}"))
+    said = complaints(folder, lines)
+    for number, ((name, _, sentence), line) in enumerate(zip(cases, said, strict=True)):
+        assert line.startswith(f"--log-config {folder / f'{number}{name}'}")
+        assert sentence in line
 
 
 def test_a_file_that_is_no_text(folder: Path) -> None:

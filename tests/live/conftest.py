@@ -54,7 +54,7 @@ def behind(tmp_path: Path) -> Iterator[ProcessGroup]:
 
 @pytest.fixture(
     scope="module",
-    params=[(worker, name) for worker in WORKERS for name in PLACES],
+    params=[(worker, name) for worker, names in WORKERS.items() for name in names],
     ids=lambda param: "-".join(param),
 )
 def place(request: pytest.FixtureRequest, fronts: dict[str, Fronts]) -> Place:

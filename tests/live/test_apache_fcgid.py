@@ -9,7 +9,8 @@ import hashlib
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import IncompleteRead
+from contextlib import closing
+from http.client import HTTPConnection, IncompleteRead
 
 import pytest
 from support.front_ends.apache import ApacheFcgid
@@ -122,12 +123,15 @@ def test_apaches_own_limits(processes: ProcessGroup) -> None:
 def test_a_request_while_apache_is_stopped(processes: ProcessGroup) -> None:
     """Its client is cut off, and the process told to stop."""
     apache = ApacheFcgid(processes, APP)
-    with Gate(processes.folder) as gate, ThreadPoolExecutor(1) as pool:
-        held = pool.submit(request, apache.port, gate.url)
+    connection = HTTPConnection("127.0.0.1", apache.port, timeout=20)
+    with Gate(processes.folder) as gate, closing(connection):
+        connection.request("GET", gate.url)
+        response = connection.getresponse()
+        assert response.read1() == b"before\n"
         gate.wait_for_app()
         apache.process.send_signal(signal.SIGTERM)
         with pytest.raises(IncompleteRead):
-            held.result(20)
+            response.read()
         wait_until(lambda: "INFO SIGTERM: stopping" in apache.server_log(), "the process's log")
         gate.open()
     assert apache.process.wait() == 0

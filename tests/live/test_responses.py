@@ -43,7 +43,7 @@ def test_the_environ_says_what_was_asked_for(place: Place) -> None:
     assert environ["HTTP_COOKIE"] == "a=1; b=2"
     assert environ["HTTP_X_THING"] == "one"
     assert environ["wsgi.url_scheme"] == "http"
-    assert environ["wsgi.multithread"] is (place.worker == "thread")
+    assert environ["wsgi.multithread"] is (place.worker != "main")
     # lighttpd starts the server itself, and may start more of them.
     assert environ["wsgi.multiprocess"] is isinstance(place.web, Lighttpd)
     # nginx sends an empty one, lighttpd a 0.

@@ -77,7 +77,7 @@ def chunks(data: st.DataObject, received: bytes) -> list[bytes]:
     return [received[start:end] for start, end in pairwise(bounds)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(interleaved(), st.data())
 def test_any_interleaving_in_any_chunks_gives_the_same_requests(
     stream: tuple[list[Sent], bytes], data: st.DataObject
@@ -127,13 +127,13 @@ def check_that_cuts_make_no_difference(received: bytes, data: st.DataObject) -> 
     assert whole.failed or cut.said == whole.said
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(b"\x01".__add__), st.data())
 def test_random_bytes_are_records_or_an_error(junk: bytes, data: st.DataObject) -> None:
     check_that_cuts_make_no_difference(junk, data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(interleaved(), st.data())
 def test_a_stream_with_wrong_bytes_in_it_is_records_or_an_error(
     stream: tuple[list[Sent], bytes], data: st.DataObject

@@ -241,7 +241,7 @@ class Pair(RuleBasedStateMachine):
 
 
 PairTest = Pair.TestCase
-PairTest.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+PairTest.settings = settings(max_examples=30, stateful_step_count=50, deadline=None)
 
 
 # Arbitrary bytes.
@@ -276,7 +276,7 @@ def chunks(data: st.DataObject, received: bytes) -> list[bytes]:
 JUNK = st.binary(max_size=200) | st.binary(max_size=200).map(b"\x01".__add__)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(JUNK, st.data())
 def test_random_bytes_are_records_or_an_error(junk: bytes, data: st.DataObject) -> None:
     """And an error or none, it makes no difference how they were cut."""
@@ -299,7 +299,7 @@ def answers(draw: st.DrawFn) -> bytes:
     return b"".join(parts)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(answers(), st.data())
 def test_records_that_are_right_or_wrong(received: bytes, data: st.DataObject) -> None:
     whole, cut = outcome([received]), outcome(chunks(data, received))

@@ -229,4 +229,4 @@ class ConnectionMachine(RuleBasedStateMachine):
 
 
 TestConnectionMachine = ConnectionMachine.TestCase
-TestConnectionMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestConnectionMachine.settings = settings(max_examples=70, stateful_step_count=40, deadline=None)

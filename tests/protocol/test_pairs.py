@@ -40,7 +40,7 @@ def test_pairs_of_every_length(name_size: int, value_size: int) -> None:
     assert decode_pairs(block, 1) == (dict([pair]), ())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(PAIRS)
 def test_pairs_survive_the_way(pairs: list[tuple[str, str]]) -> None:
     block = encode_pairs(pairs)
@@ -62,7 +62,7 @@ def test_of_a_repeated_name_the_first_value_is_kept_and_the_others_in_their_orde
     assert repeated == (("A", "2"), ("B", "y" * 200), ("A", "3"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_block_cut_anywhere_else_than_between_pairs_is_refused(data: st.DataObject) -> None:
     pairs = data.draw(PAIRS.filter(bool))
@@ -101,7 +101,7 @@ def test_claims_past_the_end_are_refused(block: bytes) -> None:
     assert raised.value.status == 400
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_decoded_or_refused(block: bytes) -> None:
     try:

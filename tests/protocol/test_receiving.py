@@ -44,12 +44,12 @@ def test_a_full_record_with_full_padding() -> None:
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 255, 16383, 16384, 16385, 65000])
 def test_reads_of_any_size(size: int) -> None:
     connection = server_protocol()
-    body = bytes(range(251)) * 600
+    body = bytes(range(251)) * 300
     stream = (
         records.begin(1)
         + records.params(1, PARAMS, size=5)
         + records.record(records.STDIN, 1, body[:65535], padding=b"\x01\x05\x00" * 80)
-        + records.stdin(1, body[65535:], size=40000)
+        + records.stdin(1, body[65535:], size=6000)
     )
     events = []
     for at in range(0, len(stream), size):

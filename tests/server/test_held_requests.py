@@ -412,31 +412,6 @@ def test_items_that_come_before_the_request_is_held_are_not_missed() -> None:
         assert len(feed.asked) == 2
 
 
-def test_an_item_that_comes_late_has_the_app_asked_once() -> None:
-    asked: list[str | None] = []
-
-    def serial(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """The app knows the items 1 and 2 when it is asked again."""
-        asked.append(environ.get("HTTP_GRIP_LAST"))
-        first = len(asked) == 1
-        prev = f"news; prev-id={0 if first else 2}"
-        link = ("Grip-Link", "</more>; rel=next")
-        start_response("200 OK", [PLAIN, ("Grip-Hold", "stream"), ("Grip-Channel", prev), link])
-        return [b"" if len(asked) > 2 else b"begun\n" if first else b"1\n2\n"]
-
-    with running(serial, push=True) as server, server.connect() as client:
-        client.ask(1, "/stream")
-        client.collect_until(lambda: 1 in client.answers and client.answers[1].body == b"begun\n")
-        # Two processes have published them: the second one has overtaken the first one.
-        holder(server).deliver([text(b"2\n", id="2", prev_id="1")])
-        client.collect_until(lambda: client.answers[1].body == b"begun\n1\n2\n")
-        holder(server).deliver([text(b"1\n", id="1", prev_id="0")])
-        wait_until(lambda: len(asked) >= 3, lambda: f"{asked}")
-        holder(server).deliver([text(b"3\n", id="3", prev_id="2"), CLOSE])
-        assert client.answer(1).body == b"begun\n1\n2\n3\n"
-    assert asked == [None, "news; last-id=0", "news; last-id=2"]
-
-
 def test_an_app_that_is_ahead_of_the_items_is_asked_once() -> None:
     feed = Feed(2)
     with running(feed, push=True) as server, server.connect() as client:
@@ -481,3 +456,28 @@ def test_a_long_poll_that_cannot_be_repeated_is_answered_by_its_own_response() -
         wait_for_held(server, 1)
         holder(server).deliver([Item("news", response=ResponsePart(action="hint"))])
         assert client.answer(1).body == b"silent"
+
+
+def test_an_item_that_comes_late_has_the_app_asked_once() -> None:
+    asked: list[str | None] = []
+
+    def serial(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """The app knows the items 1 and 2 when it is asked again."""
+        asked.append(environ.get("HTTP_GRIP_LAST"))
+        first = len(asked) == 1
+        prev = f"news; prev-id={0 if first else 2}"
+        link = ("Grip-Link", "</more>; rel=next")
+        start_response("200 OK", [PLAIN, ("Grip-Hold", "stream"), ("Grip-Channel", prev), link])
+        return [b"" if len(asked) > 2 else b"begun\n" if first else b"1\n2\n"]
+
+    with running(serial, push=True) as server, server.connect() as client:
+        client.ask(1, "/stream")
+        client.collect_until(lambda: 1 in client.answers and client.answers[1].body == b"begun\n")
+        # Two processes have published them: the second one has overtaken the first one.
+        holder(server).deliver([text(b"2\n", id="2", prev_id="1")])
+        client.collect_until(lambda: client.answers[1].body == b"begun\n1\n2\n")
+        holder(server).deliver([text(b"1\n", id="1", prev_id="0")])
+        wait_until(lambda: len(asked) >= 3, lambda: f"{asked}")
+        holder(server).deliver([text(b"3\n", id="3", prev_id="2"), CLOSE])
+        assert client.answer(1).body == b"begun\n1\n2\n3\n"
+    assert asked == [None, "news; last-id=0", "news; last-id=2"]

@@ -101,7 +101,7 @@ def test_soak(worker: str) -> None:
     }
     with running(sized_app, worker=worker, threads=4, **settings) as server:
         for number in range(2):
-            Soak(random.Random(seed + number), server.connect()).run(700)
+            Soak(random.Random(seed + number), server.connect()).run(350)
 
 
 class Soak:

@@ -75,7 +75,9 @@ def test_kept_connections_move_at_a_reload(server: Supervised) -> None:
     assert server.process.stop() == 0
 
 
-def test_a_connection_moves_again_and_again(server: Supervised) -> None:
+def test_a_connection_moves_again_and_again(processes: ProcessGroup, project: Project) -> None:
+    server = Supervised(processes, project, "1")
+    server.ready(1)
     with server.connect() as client:
         for _ in range(3):
             before = set(server.children())
@@ -85,40 +87,45 @@ def test_a_connection_moves_again_and_again(server: Supervised) -> None:
             assert pid(client) in server.children()
 
 
-@pytest.mark.parametrize("cut", [1, 7, 8, 11])
-def test_the_start_of_a_record_moves_with_its_connection(server: Supervised, cut: int) -> None:
+def test_the_start_of_a_record_moves_with_its_connection(server: Supervised) -> None:
     request = whole_request(1, "/")
-    with server.connect() as client:
+    before = set(server.children())
+    clients = {cut: server.connect() for cut in (1, 7, 8, 11)}
+    for cut, client in clients.items():
         client.ask(1, "/")
-        old = pid(client)
+        assert pid(client) in before
         client.send(request[:cut])
-        server.reload()
-        wait_until(lambda: old not in server.children(), "the end of the old", log=server.log)
+    server.reload()
+    wait_until(partial(_have_ended, server, before), "the end of the old", log=server.log)
+    for cut, client in clients.items():
         client.send(request[cut:])
-        assert pid(client) in server.children()
+        assert pid(client) in server.children(), cut
+        client.close()
 
 
-@pytest.mark.parametrize("part", [20, 40, -30, -4])
-def test_a_request_of_which_a_part_has_come_is_read_where_it_began(
-    server: Supervised, part: int
-) -> None:
+def test_a_request_of_which_a_part_has_come_is_read_where_it_began(server: Supervised) -> None:
     request = whole_request(1, "/", b"x" * 100)
-    with server.connect() as client:
+    clients = {part: server.connect() for part in (20, 40, -30, -4)}
+    old = {}
+    for part, client in clients.items():
         client.ask(1, "/")
-        old = pid(client)
+        old[part] = pid(client)
         client.send(request[:part])
         # Later than the bytes before: one process reads from one connection in order.
         with server.connect() as other:
             other.get("/")
-        server.reload()
+    server.reload()
+    for part, client in clients.items():
         client.send(request[part:])
-        assert client.answer(1).body == repr((old, 100)).encode()
+        assert client.answer(1).body == repr((old[part], 100)).encode(), part
 
-        def moved() -> bool:
-            client.ask(2, "/")
-            return pid(client, 2) != old
+    def moved(part: int) -> bool:
+        clients[part].ask(2, "/")
+        return pid(clients[part], 2) != old[part]
 
-        wait_until(moved, "another process")
+    for part, client in clients.items():
+        wait_until(partial(moved, part), f"another process for {part}")
+        client.close()
 
 
 def test_a_busy_multiplexed_connection_moves_when_what_runs_has_ended(
@@ -192,7 +199,9 @@ def test_connections_close_when_the_supervisor_has_gone(
     wait_until(lambda: processes.pids() == [], "the end of the processes")
 
 
-def test_a_stop_while_processes_retire(processes: ProcessGroup, server: Supervised) -> None:
+def test_a_stop_while_processes_retire(processes: ProcessGroup, project: Project) -> None:
+    server = Supervised(processes, project, "1")
+    server.ready(1)
     with Gate(processes.folder) as gate, server.connect() as client:
         client.send(VALUES)
         client.ask(1, gate.url)

@@ -80,7 +80,7 @@ def test_a_server_that_has_nothing_to_do_ends(
 
 
 def test_a_request_that_runs_keeps_the_server(processes: ProcessGroup, project: Project) -> None:
-    text = "environ['PATH_INFO'] == '/slow' and __import__('time').sleep(1.5)"
+    text = "environ['PATH_INFO'] == '/slow' and __import__('time').sleep(0.9)"
     project.save("app.py", pids_app(text))
     server = Reloading(processes, project, "--idle-exit", "0.3", reload=False)
     with server.connect() as client:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,38 @@ def complaint(folder: Path, *arguments: str) -> str:
     assert output.err.startswith("vsgi-fcgi: ")
     assert output.err.count("\n") == 1
     return output.err.removeprefix("vsgi-fcgi: ").rstrip("\n")
+
+
+_SEVERAL = """
+import json, sys
+from vsgi_fcgi.cli import main
+
+for line in json.loads(sys.argv[1]):
+    status = main(line)
+    assert status == 2, (line, status)
+"""
+
+
+def complaints(folder: Path, lines: Iterable[Sequence[str]]) -> list[str]:
+    """What the command says to each of several command lines with which it cannot start.
+
+    One process runs them all, because its start takes most of the time of each.
+    """
+    lines = list(lines)
+    run = subprocess.run(
+        [sys.executable, "-c", _SEVERAL, json.dumps(lines)],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (0, ""), run.stderr
+    said = run.stderr.splitlines()
+    assert len(said) == len(lines), run.stderr
+    assert all(line.startswith("vsgi-fcgi: ") for line in said), run.stderr
+    return [line.removeprefix("vsgi-fcgi: ") for line in said]
 
 
 def serve(folder: Path, *arguments: str, paths: Iterable[str] = ("/",)) -> Output:

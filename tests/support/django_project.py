@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from support.processes import ProcessGroup
@@ -36,6 +38,16 @@ urlpatterns = [path("show", show, name="show"), path("show/<path:rest>", show)]
 """
 
 
+@cache
+def _started() -> dict[str, str]:
+    """The files that ``startproject`` makes, by their paths in the project."""
+    with tempfile.TemporaryDirectory(prefix="vsgi-fcgi-test-") as folder:
+        argv = [sys.executable, "-m", "django", "startproject", "mysite", folder]
+        subprocess.run(argv, check=True, timeout=30)
+        files = Path(folder).rglob("*.py")
+        return {str(file.relative_to(folder)): file.read_text() for file in files}
+
+
 class DjangoProject:
     """A project in a folder of the test.
 
@@ -49,9 +61,10 @@ class DjangoProject:
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
         self.folder = group.folder / "project"
-        self.folder.mkdir()
-        argv = [sys.executable, "-m", "django", "startproject", "mysite", str(self.folder)]
-        subprocess.run(argv, check=True, timeout=30)
+        for name, text in _started().items():
+            file = self.folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
         self.views = self.folder / "mysite" / "urls.py"
         self.views.write_text(_VIEWS)
         self.settings = self.folder / "mysite" / "settings.py"

@@ -201,13 +201,17 @@ class ProcessGroup:
         """The processes of this group that are alive, and those that they have started."""
         return list(self._alive())
 
+    def owns(self, pid: int) -> bool:
+        """Whether a process is alive and of this group."""
+        with contextlib.suppress(OSError):
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+            return f"{_MARK}={self._mark}".encode() in environ.split(b"\0")
+        return False
+
     def _alive(self) -> Iterator[int]:
-        mark = f"{_MARK}={self._mark}".encode()
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if mark in (folder / "environ").read_bytes().split(b"\0"):
-                        yield int(folder.name)
+        for name in os.listdir("/proc"):
+            if name.isdigit() and self.owns(int(name)):
+                yield int(name)
 
     def __enter__(self) -> ProcessGroup:
         return self

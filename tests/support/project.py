@@ -137,15 +137,12 @@ class Reloading:
 
     def children(self) -> list[int]:
         """The processes that serve, or end requests."""
-        found = []
-        for pid in self.group.pids():
-            try:
-                stat = Path(f"/proc/{pid}/stat").read_text()
-            except OSError:
-                continue
-            if int(stat.rpartition(")")[2].split()[1]) == self.process.pid:
-                found.append(pid)
-        return found
+        pid = self.process.pid
+        try:
+            found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return []
+        return [child for child in map(int, found) if self.group.owns(child)]
 
     def interrupt(self) -> None:
         """Press Ctrl-C: every process in the foreground gets a SIGINT."""

@@ -386,7 +386,7 @@ ANY = st.fixed_dictionaries(
 ).map(lambda found: {name: value for name, value in found.items() if value is not None})
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(ANY)
 def test_path_bytes_are_the_web_servers(sent: Params) -> None:
     """And never those of REQUEST_URI."""
@@ -395,7 +395,7 @@ def test_path_bytes_are_the_web_servers(sent: Params) -> None:
     assert script + path in allowed | {sent.get("DOCUMENT_URI", "")}
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(ANY, st.sampled_from(["", "/app", "/a/b"]))
 @example({"SCRIPT_NAME": "/app", "PATH_INFO": "/../admin", "REQUEST_URI": "/app/../admin"}, "")
 def test_path_bytes_below_a_mount_point(sent: Params, mount: str) -> None:
@@ -454,7 +454,7 @@ def apache_decodes(asked: str, *, merges: bool) -> str:
     return resolved(found.replace("\1", "/"), merges=merges)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(
     ASKED,
     st.sampled_from([nginx_reads, apache_keeps, apache_decodes]),
@@ -485,7 +485,7 @@ def test_nobody_asks_for_another_split(
         assert find_path(nginx("", rest, rest, asked), mount)[1] == rest
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(ANY, st.sampled_from([None, "", "/app"]))
 def test_it_is_settled(sent: Params, mount: str | None) -> None:
     """The correction stays, even if REQUEST_URI alone disagrees."""

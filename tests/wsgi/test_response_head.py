@@ -192,7 +192,7 @@ def test_which_statuses_have_a_body(status: int, has_body: bool) -> None:
 VALUE = st.text(st.characters(min_codepoint=33, max_codepoint=255, blacklist_characters="\x7f"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.integers(200, 599),
     st.lists(st.tuples(st.from_regex(r"X-[A-Za-z0-9-]{1,9}", fullmatch=True), VALUE), max_size=6),
@@ -220,7 +220,7 @@ def test_what_the_server_writes_is_what_the_client_reads(
     assert rest == body
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_head_or_an_error(junk: bytes) -> None:
     reader = ResponseHeadReader(LIMIT)

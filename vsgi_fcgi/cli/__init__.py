@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import _thread
+import contextlib
+import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
-from types import BuiltinFunctionType
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
-# For `exit_process`. Taken here, before an app can monkey-patch `_thread`, because
-# `vsgi_fcgi.transport.unpatched` would load gevent, which a CGI program does not need.
-_allocate_lock, _start_new_thread = _thread.allocate_lock, _thread.start_new_thread
+# Here, before an app can monkey-patch `_thread`.
+from vsgi_fcgi.native_threads import allocate_lock, start_new_thread
 
 _EXIT_TIMEOUT = 5.0
 """Seconds that `atexit` functions and flushing the standard streams may take at the end."""
@@ -20,6 +19,21 @@ _EXIT_TIMEOUT = 5.0
 def command() -> None:
     """Run `main` and exit with its status. This is the console script."""
     exit_process(main())
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import modules without garbage collection.
+
+    They make many objects and no garbage. Looking for it takes 7 % of the start of the server.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def exit_process(status: int) -> NoReturn:
@@ -32,19 +46,10 @@ def exit_process(status: int) -> NoReturn:
         status: the exit status.
     """
     import atexit
-    import contextlib
 
     # If stderr is a full pipe, logging's atexit function and every flush block for ever. A thread
     # ends the process then.
-    never: Any
-    start: Callable[[], object]
-    if isinstance(_start_new_thread, BuiltinFunctionType):
-        never, start = _allocate_lock(), lambda: _start_new_thread(end, ())
-    else:
-        # This module was imported after monkey-patching.
-        from vsgi_fcgi.transport import unpatched as native
-
-        never, start = native.allocate_lock(), lambda: native.start_thread(end, "vsgi-fcgi-exit")
+    never = allocate_lock()
     never.acquire()
 
     def end() -> None:
@@ -53,7 +58,7 @@ def exit_process(status: int) -> NoReturn:
 
     # Without another thread, on a host that allows no more, there is no time limit here.
     with contextlib.suppress(RuntimeError):
-        start()
+        start_new_thread(end, ())
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -79,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help`` and ``--version``.
     """
-    from vsgi_fcgi.cli.settings.command_line import PROGRAM, parse
-    from vsgi_fcgi.descriptors import open_standard
-    from vsgi_fcgi.exceptions import AppLoadError, UsageError
-    from vsgi_fcgi.server.cgi import is_cgi, without_query
+    with importing():
+        from vsgi_fcgi.cli.settings.command_line import PROGRAM, parse
+        from vsgi_fcgi.descriptors import open_standard
+        from vsgi_fcgi.exceptions import AppLoadError, UsageError
+        from vsgi_fcgi.server.cgi import is_cgi, without_query
 
     under_cgi = is_cgi(os.environ)
     # Before any file or socket can get one of these numbers. A CGI program without a stdout

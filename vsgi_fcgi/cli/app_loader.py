@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import os
@@ -275,6 +274,8 @@ def _near(name: str, names: Iterable[str], prefix: str = "") -> str:
 
 
 def _close_matches(name: str, names: Iterable[str]) -> list[str]:
+    import difflib  # only for error messages
+
     return difflib.get_close_matches(name, sorted(names))
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.config
 import os
 import sys
-import tomllib
 from typing import Any, TextIO
 
 from vsgi_fcgi.cli.settings.command_line import PROGRAM
@@ -30,6 +28,8 @@ def apply_log_config(path: str) -> None:
     Raises:
         UsageError: the file cannot be read, or `logging.config.dictConfig` refuses it.
     """
+    import logging.config  # with pickle, socketserver and more, for this option only
+
     settings = {"disable_existing_loggers": False, **_read(path)}
     try:
         logging.config.dictConfig(settings)
@@ -39,6 +39,8 @@ def apply_log_config(path: str) -> None:
 
 
 def _read(path: str) -> dict[str, Any]:
+    import tomllib
+
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()

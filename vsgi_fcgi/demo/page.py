@@ -250,7 +250,7 @@ def _worker(environ: WSGIEnvironment) -> str:
     if environ["wsgi.run_once"]:
         return "a process for this request only"
     if environ["wsgi.multithread"]:
-        return "native threads, several requests at a time"
+        return "native threads or greenlets, several requests at a time"
     return "the main context, one request at a time"
 
 

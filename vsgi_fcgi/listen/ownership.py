@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import grp
 import os
 import pwd
@@ -111,6 +110,8 @@ def _number(text: str) -> int | None:
 
 def _unknown(kind: str, text: str, purpose: str, names: Iterable[str]) -> str:
     """Return the error message for an unknown user or group name."""
+    import difflib  # only for error messages
+
     near = difflib.get_close_matches(text, list(names), n=1)
     advice = f"did you mean {near[0]}?" if near else f"create the {kind} or choose another"
     return f"there is no {kind} {text!r} {purpose}; {advice}"

@@ -5,7 +5,6 @@ A format is parsed with the settings, before sockets are opened.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -236,6 +235,8 @@ def _atom(name: str) -> Atom:
 
 
 def _nearest(name: str, names: list[str]) -> str:
+    import difflib  # only for error messages
+
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]}?" if near else f"; the known values are {', '.join(names)}"
 

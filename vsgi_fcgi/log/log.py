@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from sys import getsizeof
 from types import TracebackType
 
-from vsgi_fcgi.log.handlers import escape_controls, reopen_files
-from vsgi_fcgi.transport.unpatched import SimpleQueue, allocate_lock, start_thread
+from vsgi_fcgi.log.handlers import JournalHandler, escape_controls, reopen_files
+from vsgi_fcgi.transport.unpatched import RLock, SimpleQueue, allocate_lock, start_thread
 
 _formatter = logging.Formatter()
 
@@ -47,6 +47,7 @@ class Log:
 
     def start(self) -> None:
         """Start the thread. If the host allows no more threads, each caller writes its record."""
+        _use_native_locks()
         try:
             start_thread(self._write, "vsgi-fcgi-log")
         except RuntimeError:
@@ -170,7 +171,8 @@ class Log:
 
     def _hand_over(self, record: logging.LogRecord) -> bool:
         """Pass a record to its logger's handlers, and return False if one of them raised."""
-        logger = logging.getLogger(record.name)
+        # Not by `getLogger`, whose lock the app uses as well.
+        logger = self.logger if record.name == self.logger.name else self._app_logger
         enable(logger)
         try:
             logger.handle(record)
@@ -233,6 +235,21 @@ class _Flush:
 
 class _Reopen:
     """Marker in the queue; the thread reopens the log files when it reaches it."""
+
+
+def _use_native_locks() -> None:
+    """Let handlers use native locks, even if gevent has patched `threading`.
+
+    The log's thread shares the handlers with the greenlets of the app. If a native thread and a
+    greenlet wait for the same lock of gevent 26.9, `acquire` sometimes raises an AttributeError in
+    the app (once in about 100,000 records). Handlers that wait cooperatively keep their locks.
+    """
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        handler = reference()
+        if not isinstance(handler, (logging.StreamHandler, JournalHandler)):
+            continue
+        if handler.lock is not None and type(handler.lock) is not RLock:
+            handler.lock = RLock()
 
 
 def enable(logger: logging.Logger) -> None:

@@ -31,7 +31,7 @@ from vsgi_fcgi.transport.config import TransportConfig
 from vsgi_fcgi.wsgi.files import X_ACCEL, X_SENDFILE, FileWrapper, Sendfile
 from vsgi_fcgi.wsgi.path_info import mount_point
 
-WORKERS = ("thread", "main")
+WORKERS = ("thread", "main", "greenlet")
 
 
 def default_threads() -> int:
@@ -49,8 +49,8 @@ class Config(TransportConfig, SocketConfig, PushConfig):
 
     worker: str = setting(
         "thread",
-        "where the app runs: in a pool of native threads, or in the main context, one request at a"
-        " time",
+        "where the app runs: in a pool of native threads, in the main context, one request at a"
+        " time, or in a greenlet for each request, for apps under gevent.monkey",
         choices=WORKERS,
     )
     threads: int = setting(
@@ -58,6 +58,11 @@ class Config(TransportConfig, SocketConfig, PushConfig):
         "number of worker threads",
         minimum=1,
         default_text="4 per core, at most 32",
+    )
+    greenlets: int = setting(
+        10000,
+        "maximum requests that run at the same time with worker greenlet, which has no threads",
+        minimum=1,
     )
     switch_interval: float = setting(
         0.005,
@@ -126,10 +131,18 @@ class Config(TransportConfig, SocketConfig, PushConfig):
     request_timeout: float | None = setting(
         None,
         "seconds that the app may run for a request, then 504, and RequestTimeout in the app;"
-        " needs worker threads",
+        " not with worker main",
         group="timeouts",
         minimum=0.01,
         default_text="off",
+    )
+
+    block_warning: float = setting(
+        0.5,
+        "seconds after which an app that blocks all other requests is logged with its stack; 0 for"
+        " never; with worker greenlet",
+        group="timeouts",
+        minimum=0,
     )
 
     max_requests: int | None = setting(
@@ -332,6 +345,13 @@ class Config(TransportConfig, SocketConfig, PushConfig):
             )
 
     @property
+    def max_running(self) -> int:
+        """The largest number of requests that run at the same time."""
+        if self.worker == "greenlet":
+            return self.greenlets
+        return self.threads + self.max_stuck_threads
+
+    @property
     def mount_point(self) -> str | None:
         """`script_name` as in an environ; None to derive it for each request."""
         return None if self.script_name is None else mount_point(self.script_name)
@@ -349,6 +369,7 @@ class Settings(TypedDict, total=False):
     socket_group: str | None
     worker: str
     threads: int
+    greenlets: int
     switch_interval: float
     spool_dir: str | None
     script_name: str | None
@@ -366,6 +387,7 @@ class Settings(TypedDict, total=False):
     status_allow: tuple[str, ...]
     queue_timeout: float | None
     request_timeout: float | None
+    block_warning: float
     accept_backoff: float
     max_requests: int | None
     max_memory: Size | None

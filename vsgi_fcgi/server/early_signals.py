@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket  # never monkey-patched; the app is imported while this waits
-import _thread
 import contextlib
 import os
 import re
@@ -15,6 +14,7 @@ from types import FrameType
 from typing import Any, Final
 
 from vsgi_fcgi.children import give_up_in_children, silence
+from vsgi_fcgi.native_threads import get_ident, start_new_thread
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -103,7 +103,7 @@ class EarlySignals:
         """Install the handlers in the main thread. In other threads, do nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
-        self._main = _thread.get_ident()
+        self._main = get_ident()
         self._sending, receiving = _socket.socketpair()
         self._sending.setblocking(False)
         for number in (*STOPPING, *filter(is_free, IF_FREE)):
@@ -115,7 +115,7 @@ class EarlySignals:
         # Not by `threading`: an app cannot monkey-patch it any more after it has started a thread.
         # On a host that allows no more threads, there is no deadline.
         with contextlib.suppress(RuntimeError):
-            _thread.start_new_thread(self._keep_deadline, (receiving,))
+            start_new_thread(self._keep_deadline, (receiving,))
 
     def handles(self, number: int) -> bool:
         """Return whether Python calls this object for a signal."""

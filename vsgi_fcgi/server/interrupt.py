@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from greenlet import getcurrent
+
 from vsgi_fcgi.exceptions import RequestTimeout
 from vsgi_fcgi.transport.unpatched import allocate_lock, get_ident
 from vsgi_fcgi.wsgi.environ import Environ
@@ -122,6 +124,33 @@ class Interrupt:
         finally:
             self._in_app = True
             self._gate.release()
+
+
+class GreenletInterrupt(Interrupt):
+    """Can interrupt the app in one request that runs in a greenlet of the main context.
+
+    The main context runs only while the greenlet waits. If code of the app waits then, the
+    exception is raised there, at once. So there is nothing to remove later.
+    """
+
+    __slots__ = ("_greenlet",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._greenlet: Any = getcurrent()
+
+    def try_to_raise(self) -> bool:
+        """Interrupt the app. To be called in the hub's greenlet.
+
+        Returns:
+            False if code of the server waits at the moment; try again later.
+        """
+        if not self._in_app:
+            return False
+        if not self.raised:
+            self.raised = True
+            self._greenlet.throw(RequestTimeout)
+        return True
 
 
 def _run_interruptible(

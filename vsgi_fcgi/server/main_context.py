@@ -38,6 +38,7 @@ from vsgi_fcgi.server.watching import (
     run_limited,
 )
 from vsgi_fcgi.server.workers.base import Dispatcher, Pool, make_run
+from vsgi_fcgi.server.workers.greenlets import GreenletPool
 from vsgi_fcgi.server.workers.main import MainWorker
 from vsgi_fcgi.server.workers.threads import ThreadPool
 from vsgi_fcgi.status.scoreboard import Scoreboard
@@ -210,7 +211,10 @@ class MainContext:
         return TimedExchange if self.access_log.times_runs else LoggedExchange
 
     def _start_pool(self, apps: Apps, multiprocess: bool) -> Pool:
-        """Start the workers: threads, or the main context itself if it cannot have threads."""
+        """Start the workers: threads, greenlets, or the main context itself.
+
+        The main context runs the app too if this host allows no threads.
+        """
         services, config = self.services, self.services.config
         around = run_limited if any(config.run_limits) else None
         make = partial(make_run, apps, around=around, mount=config.mount_point)
@@ -230,9 +234,12 @@ class MainContext:
             if started:
                 return threads
         services.workers_in_loop = True
+        request_round = self.connections.request_round
+        if config.worker == "greenlet":
+            # PEP 3333 asks whether another request may run at the same time in this process.
+            return GreenletPool(make(multithread=True), services, request_round, self._stray)
         run = make(multithread=False)
         watched = issubclass(self._exchange_class(), WatchedExchange)
-        request_round = self.connections.request_round
         return MainWorker(run, request_round, self._stray, watched=watched)
 
     def _failed(self, error: BaseException) -> None:

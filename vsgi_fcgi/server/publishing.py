@@ -17,8 +17,8 @@ from vsgi_fcgi.server.exchange import READING, Exchange, LoggedExchange
 from vsgi_fcgi.server.mailbox import ThreadLatch
 from vsgi_fcgi.server.recycling import resident_bytes
 from vsgi_fcgi.server.services import Services
-from vsgi_fcgi.server.stacks import stack_of, stack_text
-from vsgi_fcgi.server.watching import RunLimits, running
+from vsgi_fcgi.server.stacks import stack_text
+from vsgi_fcgi.server.watching import RunLimits, WatchedExchange, running
 from vsgi_fcgi.server.workers.base import Pool
 from vsgi_fcgi.server.workers.threads import WorkerThread
 from vsgi_fcgi.status.app import PATHS, Response, respond, respond_as_cgi
@@ -152,23 +152,29 @@ class Publisher:
     # For the pages.
 
     def stack(self, ident: int) -> str:
-        """Return the stack of a thread of this process."""
-        return stack_text(stack_of(ident, self._pool.greenlet))
+        """Return the stack of a worker of this process."""
+        return stack_text(self._pool.stack(ident))
 
     def stacks(self) -> str:
-        """Return the stacks of all threads of this process that run requests, or could."""
+        """Return the stacks of the workers of this process that run requests, or could.
+
+        At most `MAX_REQUESTS` greenlets: those that have run for longest.
+        """
         now = time.monotonic_ns()
-        by_thread = {ident: exchange for exchange, ident in running(self._pool)}
+        by_ident = {ident: exchange for exchange, ident in running(self._pool)[:MAX_REQUESTS]}
+        names = {
+            thread.ident or 0: thread.name
+            for thread in threading.enumerate()
+            if isinstance(thread, WorkerThread) or thread.ident in by_ident
+        }
         parts = []
-        for thread in threading.enumerate():
-            found = by_thread.get(thread.ident or 0)
-            if found is None and not isinstance(thread, WorkerThread):
-                continue
+        for ident in dict.fromkeys((*names, *by_ident)):
+            found = by_ident.get(ident)
             doing = "idle"
             if found is not None:
                 doing = f"{found.name} has run for {(now - found.run_began) / 1e9:.1f} seconds"
-            name = f"process {os.getpid()}, {thread.name}"
-            parts.append(f"{name}: {doing}\n{self.stack(thread.ident or 0)}\n")
+            name = f"process {os.getpid()}, {names.get(ident, f'greenlet {ident}')}"
+            parts.append(f"{name}: {doing}\n{self.stack(ident)}\n")
         return "\n".join(parts)
 
     def _update(self) -> None:
@@ -176,8 +182,9 @@ class Publisher:
         process.state = self.state
         process.cpu = time.process_time()
         process.updated = time.monotonic()
-        process.requests = self._requests()
-        process.gauges = self._gauges(len(process.requests))
+        found = running(self._pool)
+        process.requests = self._requests(found[:MAX_REQUESTS])
+        process.gauges = self._gauges(len(found))
         self._copy_counts(process)
         self.scoreboard.write(self._index, process)
 
@@ -223,10 +230,10 @@ class Publisher:
         }
         return [found[name] for name in GAUGES]
 
-    def _requests(self) -> list[Running]:
+    def _requests(self, shown: Sequence[tuple[WatchedExchange, int]]) -> list[Running]:
         limits, now = self._limits, time.monotonic_ns()
         found = []
-        for exchange, ident in running(self._pool)[:MAX_REQUESTS]:
+        for exchange, ident in shown:
             began, stack, marks = exchange.run_began, "", 0
             if now - began >= _LONG:
                 stack = self.stack(ident)

@@ -312,7 +312,8 @@ class Server:
         config.check_worker()
         config.check_spool_dir()
         allowed = allowed_peers(os.environ)
-        raise_limit(config.max_connections + 2 * config.max_queued)
+        running = config.max_running if config.worker == "greenlet" else 0
+        raise_limit(config.max_connections + 2 * (config.max_queued + running))
         access_lines = _open_access_log(config, log)
         log.start()
         self._lost = 0
@@ -322,8 +323,7 @@ class Server:
         self._process_ends = process_ends and with_signals
         scoreboard = self.scoreboard
         if scoreboard is None and config.status_path is not None:
-            requests = config.threads + config.max_stuck_threads
-            scoreboard = Scoreboard(requests=requests), 0
+            scoreboard = Scoreboard(requests=config.max_running), 0
         context = self._context = MainContext(
             self._apps,
             config,
@@ -631,9 +631,6 @@ def _threads_end(seconds: float, log: Log, *, workers: bool) -> bool:
     Returns:
         Whether all have ended.
     """
-    if monkey.is_module_patched("threading"):
-        # They are greenlets of the main context, which has ended.
-        return True
     latch = ThreadLatch()
 
     def join() -> None:
@@ -648,11 +645,15 @@ def _threads_end(seconds: float, log: Log, *, workers: bool) -> bool:
         finally:
             latch.open()
 
-    try:
-        start_thread(join, "vsgi-fcgi-join")
-    except RuntimeError:
-        return True
-    latch.wait(max(seconds, 0))
+    if monkey.is_module_patched("threading"):
+        # They are greenlets, for which the loop has to run.
+        gevent.spawn(join).join(max(seconds, 0))
+    else:
+        try:
+            start_thread(join, "vsgi-fcgi-join")
+        except RuntimeError:
+            return True
+        latch.wait(max(seconds, 0))
     left = _left(workers)
     if left:
         names = ", ".join(thread.name for thread in left)

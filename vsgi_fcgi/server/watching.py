@@ -16,8 +16,9 @@ from vsgi_fcgi.log.access_log import AccessLog
 from vsgi_fcgi.server.exchange import SUBMITTED, Exchange, LoggedExchange, TimedExchange
 from vsgi_fcgi.server.mailbox import ThreadLatch
 from vsgi_fcgi.server.services import Services
-from vsgi_fcgi.server.stacks import Place, stack_of, stack_text
+from vsgi_fcgi.server.stacks import Place, stack_text
 from vsgi_fcgi.server.workers.base import Pool, Run
+from vsgi_fcgi.server.workers.main import MainWorker
 from vsgi_fcgi.server.workers.threads import Replaced, ThreadPool
 from vsgi_fcgi.transport.closing import Outcome
 from vsgi_fcgi.transport.connections import Connections
@@ -167,9 +168,10 @@ def run_limited(
         exchange.finish(_refusal(exchange))
         services.mailbox.post(services.count, "queue_timeouts")
     elif isinstance(exchange, InterruptibleExchange):
-        from vsgi_fcgi.server.interrupt import Interrupt
+        from vsgi_fcgi.server.interrupt import GreenletInterrupt, Interrupt
 
-        exchange._interrupt = interrupt = Interrupt()
+        interrupt = GreenletInterrupt() if services.workers_in_loop else Interrupt()
+        exchange._interrupt = interrupt
         try:
             run(interrupt.wrap(app), base, mount, exchange)
         finally:
@@ -205,8 +207,8 @@ def running(pool: Pool) -> list[tuple[WatchedExchange, int]]:
 class RunLimits:
     """Looks at the running and waiting requests from time to time.
 
-    With worker threads, the main context does this. With ``--worker main``, a native thread does
-    it, because an app that blocks the main context is what it has to report.
+    With worker threads and with greenlets, the main context does this. With ``--worker main``, a
+    native thread does it, because an app that blocks the main context is what it has to report.
 
     Args:
         services: the services of the server.
@@ -247,7 +249,7 @@ class RunLimits:
         interval = min(min(limits) / _LOOKS, _MAX_INTERVAL)
         self._timer = None
         self._stopped = ThreadLatch()
-        if services.workers_in_loop:
+        if isinstance(pool, MainWorker):
             start_thread(partial(self._watch, interval), "vsgi-fcgi-watch")
         else:
             self._timer = services.loop.timer(interval, interval)
@@ -305,7 +307,7 @@ class RunLimits:
 
     def _stack_of(self, exchange: WatchedExchange, ident: int) -> list[Place] | None:
         """Return where the thread of a request is, or None if the request has just ended."""
-        places = stack_of(ident, self._pool.greenlet)
+        places = self._pool.stack(ident)
         return None if exchange.run_ended else places
 
     def _look_for_ends(self) -> None:

@@ -22,9 +22,10 @@ _STYLE: Final = """
 body { margin: 0 auto; max-width: 72rem; padding: 1rem; background: var(--page);
   color: var(--text); font: 15px/1.45 system-ui, sans-serif; }
 h1 { font-size: 1.3rem; margin: 0 0 .2rem; } h2 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; }
-p { margin: .3rem 0; } .dim { color: var(--dim); } .bad { color: var(--bad); font-weight: 600; }
+p { margin: .3rem 0; } main > p:last-child { margin-top: 1rem; }
+.dim { color: var(--dim); } .bad { color: var(--bad); font-weight: 600; }
 .good { color: var(--good); font-weight: 600; }
-.boxes { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
+.boxes { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
 .box { background: var(--box); border: 1px solid var(--line); border-radius: 6px;
   padding: .4rem .7rem; } .box b { display: block; font-size: 1.25rem; }
 .box span { color: var(--dim); font-size: .85rem; }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket  # never monkey-patched; see `vsgi_fcgi.listen.listeners`
-import _thread
 import errno
 import gc
 import json
@@ -19,6 +18,7 @@ from vsgi_fcgi.addresses import DescriptorAddress
 from vsgi_fcgi.exceptions import AppLoadError, UsageError
 from vsgi_fcgi.listen.listeners import Listener, open_listener
 from vsgi_fcgi.listen.sharing import Sharing
+from vsgi_fcgi.native_threads import allocate_lock, start_new_thread
 from vsgi_fcgi.supervisor.messages import (
     MESSAGE_SIZE,
     Message,
@@ -41,6 +41,9 @@ _MAX_PATHS = MESSAGE_SIZE // 2
 """Bytes of paths in a message. JSON may make them longer."""
 
 _logger = logging.getLogger("vsgi_fcgi.supervisor")
+
+# Taken before gevent can patch them: its `fork` watches the child with a loop of this process.
+_fork, _waitpid = os.fork, os.waitpid
 
 
 class Served(Protocol):
@@ -97,7 +100,7 @@ class Supervised:
         self._control.settimeout(_INTERVAL if self._watched else None)
         self._state = "loading"
         self._state_when_up = "serving"
-        self._lock = _thread.allocate_lock()
+        self._lock = allocate_lock()
         self._told: set[str] = set()
         self._modules = 0
         self._looked = time.time()
@@ -114,7 +117,7 @@ class Supervised:
         """
         # Not with `threading`: an app cannot monkey-patch it after a thread was started.
         try:
-            _thread.start_new_thread(self._run, ())
+            start_new_thread(self._run, ())
         except RuntimeError as error:
             raise UsageError(
                 "a process needs a thread for its supervisor, but this host allows no more;"
@@ -136,13 +139,13 @@ class Supervised:
             if found is None or found[0]["do"] != "fork":
                 os._exit(0)
             message, (fd,) = found
-            between = os.fork()
+            between = _fork()
             if not between:
                 # A process without a parent becomes a child of the supervisor.
-                if os.fork():
+                if _fork():
                     os._exit(0)
                 break
-            os.waitpid(between, 0)
+            _waitpid(between, 0)
             os.close(fd)
         self.sharing.slot = message["slot"]
         self._control.close()

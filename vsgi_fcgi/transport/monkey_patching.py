@@ -30,6 +30,14 @@ The defining module is compared, and not an object that was saved at import: thi
 patches that were made before this package was imported.
 """
 
+_WAITING = ("threading", "socket", "select", "time", "queue", "ssl", "subprocess")
+"""Modules in which a greenlet may wait. If one is not patched, it blocks the process there."""
+
+_FRAMEWORKS = ("django", "flask")
+"""Frameworks with commands of their own, which import them before the server."""
+
+_PATCH = "'from gevent import monkey; monkey.patch_all()'"
+
 _DEBUGGERS = ("pydevd", "_pydevd_bundle", "_pydev_bundle")
 """Debuggers replace `start_new_thread` too, but call the original, which is harmless."""
 
@@ -50,10 +58,17 @@ def check_patching(worker: str) -> None:
     """
     patched = dict(_patched())
     if not patched:
+        if worker == "greenlet":
+            raise UsageError(
+                "worker greenlet needs the patches of gevent, or a request that waits blocks all"
+                f" others; begin the program with {_PATCH}"
+            )
         return
     # If gevent and another library have patched, the other library decides.
     who, by_gevent = _culprit(patched)
     if by_gevent and worker != "thread":
+        if worker == "greenlet":
+            _check_completeness()
         return
     modules = {name.partition(".")[0].replace("_thread", "threading") for name in patched}
     names = [name for name in ("threading", "socket", "select") if name in modules]
@@ -61,13 +76,47 @@ def check_patching(worker: str) -> None:
     if by_gevent:
         raise UsageError(
             f"gevent has monkey-patched {what}, on which worker threads hang;"
-            " remove monkey.patch_all() or use --worker main"
+            " remove monkey.patch_all() or use --worker greenlet"
         )
     first = next(name for name, culprit in patched.items() if culprit == who)
     remedy = "eventlet.monkey_patch()" if who == "eventlet" else f"the patch of {first}"
     raise UsageError(
         f"{who} has monkey-patched {what}, on which this server hangs; remove {remedy}"
     )
+
+
+def _check_completeness() -> None:
+    """Check that gevent has patched all modules in which an app may wait."""
+    from gevent import monkey
+
+    missing = [name for name in _WAITING if not monkey.is_module_patched(name)]
+    if missing:
+        raise UsageError(
+            f"gevent has not patched {', '.join(missing)}, so a request that waits there blocks all"
+            f" others, or for ever; worker greenlet needs {_PATCH}, without arguments"
+        )
+
+
+def patch_for_greenlets() -> None:
+    """Patch the standard library, before the app and what it needs are imported.
+
+    The modules that the command has imported by now take nothing from the patched modules, except
+    what they need unpatched. A test looks for it.
+
+    Raises:
+        UsageError: it is too late.
+    """
+    from gevent import monkey
+
+    if any(monkey.is_module_patched(name) for name in _WAITING):
+        return  # `check_patching` says whether this was enough
+    for name in _FRAMEWORKS:
+        if name in sys.modules:
+            raise UsageError(
+                f"--worker greenlet: {name} was imported before gevent could patch the standard"
+                f" library; use vsgi-fcgi APP, or begin the script with {_PATCH}"
+            )
+    monkey.patch_all()
 
 
 def _culprit(patched: dict[str, str]) -> tuple[str, bool]:

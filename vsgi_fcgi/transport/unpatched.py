@@ -32,6 +32,7 @@ class Lock(Protocol):
 
 
 allocate_lock: Callable[[], Lock] = monkey.get_original("_thread", "allocate_lock")
+RLock: Any = monkey.get_original("_thread", "RLock")
 get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 Socket: Any = monkey.get_original("_socket", "socket")
 """The class in C without Python's wrapper, because it is created for every connection."""
@@ -58,4 +59,13 @@ def start_thread(target: Callable[[], object], name: str) -> None:
         _start_new_thread(target, ())
 
 
-__all__ = ["Lock", "SimpleQueue", "Socket", "allocate_lock", "get_ident", "poll", "start_thread"]
+__all__ = [
+    "Lock",
+    "RLock",
+    "SimpleQueue",
+    "Socket",
+    "allocate_lock",
+    "get_ident",
+    "poll",
+    "start_thread",
+]

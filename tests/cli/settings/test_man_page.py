@@ -116,7 +116,7 @@ def test_bash_completes_options_and_values(tmp_path: Path) -> None:
 
     assert complete("--max-q") == ["--max-queued"]
     assert complete("g") == ["gateway"]
-    assert complete("--worker", "") == ["thread", "main"]
+    assert complete("--worker", "") == ["thread", "main", "greenlet"]
     assert complete("--socket", "a") == ["a.sock"]
 
 

@@ -20,7 +20,13 @@ PLACES = {
 }
 """Where the examples have an app: the web server's name first, and the prefix there."""
 
-WORKERS = ("thread", "main")
+WORKERS = {
+    "thread": tuple(PLACES),
+    "main": tuple(PLACES),
+    # They tell most about it: lighttpd starts it, and nginx keeps connections.
+    "greenlet": ("lighttpd", "nginx-unix"),
+}
+"""The kinds of workers, each with the places where it is tested."""
 
 
 class Fronts:

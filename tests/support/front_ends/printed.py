@@ -12,7 +12,7 @@ from pathlib import Path
 from support.commands import run_command
 from support.front_ends.hosts import find_module, not_as_root
 from support.front_ends.servers import APPS, WebServer, find
-from support.processes import Process, ProcessGroup
+from support.processes import Process, ProcessGroup, free_port
 
 APP = "apps.behind_http:app"
 
@@ -46,7 +46,7 @@ _MAIN = {
 server.document-root = "FOLDER"
 server.upload-dirs = ( "FOLDER" )
 server.bind = "127.0.0.1"
-server.port = 0
+server.port = PORT
 # Debian's own lighttpd.conf has the first, and conf-available/10-fastcgi.conf, on which the part
 # depends, the second.
 server.modules += ( "mod_alias", "mod_fastcgi" )
@@ -124,7 +124,9 @@ def around(program: str, part: str, folder: Path, *, chroot: bool = False) -> Pa
         f"LoadModule {name}_module {find_module(name)}\n"
         for name in (_APACHE_MODULES if program == "apache" else ())
     )
-    text = _MAIN[program].replace("FOLDER", str(folder)).replace("PART\n", part)
+    # lighttpd has a port of its own besides that of the part, and takes 0 for port 80.
+    text = _MAIN[program].replace("PORT", str(free_port()))
+    text = text.replace("FOLDER", str(folder)).replace("PART\n", part)
     text = text.replace("MODULES", modules)
     text = text.replace("CHROOT", f"chroot {folder}" if chroot else "")
     path = folder / f"main-{program}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import secrets
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vsgi_fcgi.addresses import Address
 from vsgi_fcgi.children import give_up_in_children
+from vsgi_fcgi.cli import importing
 from vsgi_fcgi.cli.app_loader import load_app, parse_app_name
 from vsgi_fcgi.cli.commands.debugger import allow_debugger, with_debugger
 from vsgi_fcgi.cli.commands.listeners import (
@@ -37,7 +39,7 @@ from vsgi_fcgi.server.early_signals import EarlySignals, Stopped
 from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.supervisor.child import Supervised, supervised
 from vsgi_fcgi.supervisor.process import starting_folder
-from vsgi_fcgi.transport.monkey_patching import check_patching
+from vsgi_fcgi.transport.monkey_patching import check_patching, patch_for_greenlets
 from vsgi_fcgi.wsgi.response import App
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ _MORE_PROCESSES = 16
 
 _LAST_ITEMS = 1.0
 """Seconds in which published items are still sent to other processes and hosts at the end."""
+
+_logger = logging.getLogger("vsgi_fcgi")
 
 _DEMONSTRATION = "vsgi_fcgi.demo:app"
 
@@ -236,9 +240,10 @@ def _serve_on(
     early: EarlySignals,
 ) -> int:
     # Imported before the app can monkey-patch the modules from which the server imports names.
-    from gevent import reinit
+    with importing():
+        from gevent import reinit
 
-    from vsgi_fcgi.server.server import Server
+        from vsgi_fcgi.server.server import Server
 
     process.set_up()
     if child is not None and not child.is_template:
@@ -333,7 +338,7 @@ def _serve_status(
         if index is not None:
             server.scoreboard = board, index
     if server.scoreboard is None:
-        server.scoreboard = Scoreboard(requests=_shown_requests(options)), 0
+        server.scoreboard = Scoreboard(requests=options.max_running), 0
     if listeners:
         from vsgi_fcgi.cli.commands.status_front import StatusFront
 
@@ -348,11 +353,7 @@ def _make_scoreboard(options: Options) -> Scoreboard | None:
 
     # Also for old processes during a reload, and some more for SIGTTIN.
     processes = 4 * options.process_count + _MORE_PROCESSES
-    return Scoreboard(Scoreboard.create(processes, _shown_requests(options)))
-
-
-def _shown_requests(options: Options) -> int:
-    return options.threads + options.max_stuck_threads
+    return Scoreboard(Scoreboard.create(processes, options.max_running))
 
 
 def _answer(options: Options) -> int:
@@ -380,8 +381,7 @@ def _load(
         UsageError: an app cannot be loaded.
     """
     try:
-        apps = load_apps(names)
-        check_patching(options.worker)
+        apps = _load_apps_for(options, names)
     except UsageError as error:
         if child is None or not options.reload:
             raise
@@ -391,15 +391,26 @@ def _load(
         return same_for_all(names, child.stand_in(error)), options
     # After the apps, which may have set up logging themselves.
     configure_logging(options)
+    if options.worker == "greenlet":
+        _logger.info("--worker greenlet: gevent has patched the standard library for the app")
     if options.debug:
         apps = debugged(apps)
     return apps, options
 
 
+def _load_apps_for(options: Options, names: dict[str, str]) -> Apps:
+    """Load the apps, and check that the kind of worker can run them."""
+    if options.worker == "greenlet":
+        # Before the app, and everything that it imports.
+        patch_for_greenlets()
+    apps = load_apps(names)
+    check_patching(options.worker)
+    return apps
+
+
 def _check(configuration: Configuration, options: Options, names: dict[str, str]) -> int:
     """Load the apps and print the settings, for ``--check-config``."""
-    load_apps(names)
-    check_patching(options.worker)
+    _load_apps_for(options, names)
     options.check_worker()
     options.check_spool_dir()
     configure_logging(options)

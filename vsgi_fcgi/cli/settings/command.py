@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
+from vsgi_fcgi.cli import importing
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.settings import Count, Octal, Size
 
@@ -197,7 +198,8 @@ class Command:
 def _load(place: str) -> Any:
     """Import what ``"module:name"`` names."""
     module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
+    with importing():
+        return getattr(importlib.import_module(module), name)
 
 
 def option_name(field_name: str) -> str:

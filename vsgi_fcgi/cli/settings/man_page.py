@@ -14,7 +14,11 @@ from vsgi_fcgi.cli.settings.resolve import CONFIG_VARIABLE, PYPROJECT, TABLE
 
 SIGNALS = (
     ("SIGTERM, SIGINT", "stop accepting, answer the running requests, then exit"),
-    ("SIGHUP", "the same, unless the app handles the signal or it is ignored, as under nohup"),
+    (
+        "SIGHUP",
+        "with --processes: reload the app; otherwise as SIGTERM, unless the app handles the signal"
+        " or it is ignored, as under nohup",
+    ),
     (
         "SIGUSR1",
         "reopen the log files, unless the app handles the signal; under multiwatch: stop",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -183,6 +182,8 @@ def from_file(command: Command, path: str) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read, or a setting in it is not valid.
     """
+    import tomllib  # only if there is a file
+
     try:
         with open(path, "rb") as file:
             table: Any = tomllib.load(file)

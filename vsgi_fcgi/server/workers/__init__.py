@@ -1,1 +1,1 @@
-"""Workers run the app: native threads, or the main context itself."""
+"""Workers run the app: native threads, the main context itself, or greenlets in it."""

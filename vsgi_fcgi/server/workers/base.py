@@ -19,13 +19,14 @@ from vsgi_fcgi.protocol import Role
 from vsgi_fcgi.server.disconnect import RequestInput
 from vsgi_fcgi.server.exchange import Exchange, RequestHandle
 from vsgi_fcgi.server.roles import ROLE_NAMES, Apps
+from vsgi_fcgi.server.stacks import Place
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
 from vsgi_fcgi.wsgi.environ import Environ, ErrorStream, base_environ, make_environ
 from vsgi_fcgi.wsgi.response import App, StartResponse, run_app
 
 
 class Pool(Protocol):
-    """What runs requests: threads, or the main context itself."""
+    """What runs requests: threads, the main context itself, or greenlets in it."""
 
     jobs: deque[Exchange]
     """The queue: requests that no worker has taken yet."""
@@ -40,12 +41,11 @@ class Pool(Protocol):
     def free(self) -> int:
         """The number of workers that have no request."""
 
-    @property
-    def greenlet(self) -> Any:
-        """The greenlet that runs requests, or None if native threads do."""
-
     def running(self) -> list[tuple[Any, int]]:
-        """Return what the workers have taken, with the idents of their threads, in any thread."""
+        """Return what the workers have taken, with an ident of each worker, in any thread."""
+
+    def stack(self, ident: int) -> list[Place]:
+        """Return where a worker is, in any thread; empty if it has ended."""
 
     def hand_over(self) -> None:
         """Run queued requests. Called in each round of the loop, after everything was read."""

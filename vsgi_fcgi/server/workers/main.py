@@ -20,6 +20,7 @@ import gevent
 from greenlet import getcurrent, greenlet
 
 from vsgi_fcgi.server.exchange import Exchange
+from vsgi_fcgi.server.stacks import Place, stack_of
 from vsgi_fcgi.transport import thread_affinity as contract
 from vsgi_fcgi.transport.thread_affinity import main_only
 from vsgi_fcgi.transport.unpatched import get_ident
@@ -85,7 +86,7 @@ class MainWorker:
         self.jobs: deque[Exchange] = deque()
         self._hub = gevent.get_hub()
         self._ident = get_ident()
-        self.greenlet = _Greenlet(self._work, self._hub, on_stray)
+        self._greenlet = _Greenlet(self._work, self._hub, on_stray)
         self._exchange: Exchange | None = None
         self.fresh = False
         # The greenlet is in a turn, or in an app that waits cooperatively.
@@ -104,13 +105,17 @@ class MainWorker:
         exchange = self._exchange
         return [] if exchange is None else [(exchange, self._ident)]
 
+    def stack(self, ident: int) -> list[Place]:
+        """Return where the app is."""
+        return stack_of(ident, self._greenlet)
+
     @main_only
     def hand_over(self) -> None:
         """Run queued requests, in the hub's greenlet; those that are left run in the next round."""
         self.fresh = False
         if not self._busy and (self.jobs or self._stopping):
             self._busy = self._in_turn = True
-            self.greenlet.switch()
+            self._greenlet.switch()
             # It returns at the end of the turn, or when an app waits cooperatively.
             self._in_turn = False
             if self.jobs and not self._busy:
@@ -148,7 +153,7 @@ class MainWorker:
         else:
             # Something still refers to this greenlet. It may be a `gevent.Timeout` that an app
             # started and did not cancel: here it would end another request.
-            self.greenlet = _Greenlet(self._work, self._hub, self._on_stray)
+            self._greenlet = _Greenlet(self._work, self._hub, self._on_stray)
             self._busy = False
             self._request_round()
         contract.leave_worker()

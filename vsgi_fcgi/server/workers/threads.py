@@ -10,6 +10,7 @@ from typing import Final
 
 from vsgi_fcgi.server.exchange import Exchange
 from vsgi_fcgi.server.mailbox import Mailbox
+from vsgi_fcgi.server.stacks import Place, stack_of
 from vsgi_fcgi.transport import thread_affinity as contract
 from vsgi_fcgi.transport.loop import Loop
 from vsgi_fcgi.transport.thread_affinity import main_only
@@ -128,15 +129,15 @@ class ThreadPool:
         """The number of threads that have no request."""
         return self._busy.count(0)
 
-    @property
-    def greenlet(self) -> None:
-        """None: native threads run the requests."""
-
     def running(self) -> list[tuple[Exchange, int]]:
         """Return the requests that threads have taken, with the idents of the threads."""
         # A copy, made in one step of the interpreter.
         items = list(self._taken.items())
         return [(exchange, ident) for ident, taken in items for exchange in taken.copy()]
+
+    def stack(self, ident: int) -> list[Place]:
+        """Return where a thread is."""
+        return stack_of(ident)
 
     @main_only
     def replace_stuck(self) -> bool:
