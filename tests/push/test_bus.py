@@ -44,7 +44,12 @@ def wait_for(site: PublishedSite, ids: list[str], processes: int = 1) -> None:
 
 
 @pytest.mark.parametrize(
-    ("worker", "app"), [("thread", "apps.published:app"), ("main", "apps.patched:app")]
+    ("worker", "app"),
+    [
+        ("thread", "apps.published:app"),
+        ("main", "apps.patched:app"),
+        ("greenlet", "apps.published:app"),
+    ],
 )
 def test_an_item_reaches_all_processes_of_all_hosts_once(
     tmp_path: Path, group: ProcessGroup, broker: RedisServer, worker: str, app: str
