@@ -44,7 +44,12 @@ def wait_for(site: PublishedSite, ids: list[str], processes: int = 1) -> None:
 
 
 @pytest.mark.parametrize(
-    ("worker", "app"), [("thread", "apps.published:app"), ("main", "apps.patched:app")]
+    ("worker", "app"),
+    [
+        ("thread", "apps.published:app"),
+        ("main", "apps.patched:app"),
+        ("greenlet", "apps.published:app"),
+    ],
 )
 def test_an_item_reaches_all_processes_of_all_hosts_once(
     tmp_path: Path, group: ProcessGroup, broker: RedisServer, worker: str, app: str
@@ -122,6 +127,13 @@ def test_a_message_that_was_sent_twice_is_received_once() -> None:
 def test_a_wrong_url_is_refused(url: str, tmp_path: Path) -> None:
     message = complaint(tmp_path, "no.app", "--push-bus", url)
     assert message.startswith("--push-bus is not the URL of a Redis server; write redis://")
+
+
+def test_an_unknown_option_of_the_url_is_refused(tmp_path: Path) -> None:
+    app = ("--chdir", str(TESTS), "apps.echo:app", "--bind", f"unix:{tmp_path / 'app.sock'}")
+    message = complaint(tmp_path, *app, "--push-bus", "redis://127.0.0.1/0?chanel=news")
+    assert "chanel" in message
+    assert message.endswith("; correct the query of the URL")
 
 
 def test_without_redis_the_message_says_how_to_install_it() -> None:

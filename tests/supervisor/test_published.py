@@ -31,6 +31,16 @@ def serving(site: PublishedSite) -> int:
     return site.process.log().count("listening on ")
 
 
+def suspend(pid: int) -> None:
+    """Stop all threads of a process, and wait until they do not run any more."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_until(
+        lambda: all(") T " in (task / "stat").read_text() for task in tasks.iterdir()),
+        "all threads to stop",
+    )
+
+
 def wait_for(site: PublishedSite, ids: list[str], count: int = 3) -> None:
     """Wait until some processes have got exactly these items."""
     wait_until(
@@ -81,7 +91,7 @@ def test_a_process_that_does_not_read_gets_everything_later(
     with Client(site.address) as client:
         here = int(client.get("/").body.split()[0])
         (other,) = set(site.ids()) - {here}
-        os.kill(other, signal.SIGSTOP)
+        suspend(other)
         try:
             # More than the socket holds.
             for id in ids[1:]:
@@ -99,7 +109,7 @@ def test_what_a_stopped_process_cannot_get_is_logged(tmp_path: Path, group: Proc
     with Client(site.address) as client:
         here = int(client.get("/").body.split()[0])
         (other,) = set(site.ids()) - {here}
-        os.kill(other, signal.SIGSTOP)
+        suspend(other)
         try:
             # More than 16 MiB.
             for id in range(1, 26):

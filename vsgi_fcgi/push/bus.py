@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.transport.unpatched import allocate_lock, start_thread
 
 _DEFAULT_CHANNEL: Final = "vsgi_fcgi"
@@ -48,6 +49,9 @@ class Bus:
         url: the URL of the Redis server; ``channel`` in its query is the channel.
         host: identifies this host. Messages of the same host are not received.
         receive: gets the JSON of items, in a native thread.
+
+    Raises:
+        UsageError: the query of the URL has an option that redis-py does not know.
     """
 
     def __init__(self, url: str, host: str, receive: Callable[[bytes], object]) -> None:
@@ -69,6 +73,11 @@ class Bus:
         self._tried = allocate_lock()
         self._tried.acquire()
         self._has_tried = False
+        try:
+            # This does not connect.
+            self._connect().connection_pool.make_connection()
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--push-bus: {error}; correct the query of the URL") from error
 
     def start(self) -> None:
         """Start to receive. Returns when this process has subscribed, or has failed to.
@@ -82,7 +91,7 @@ class Bus:
         self._tried.acquire(True, _TIMEOUT)
 
     def _connect(self) -> Any:
-        """Return a client, which connects when it is used, and never again by itself."""
+        """Return a client, which connects when it is used, and does not try again."""
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -132,14 +141,13 @@ class Bus:
     # The thread that subscribes
 
     def _subscribe(self) -> None:
-        import redis
-
         pause = _FIRST_PAUSE
         while True:
             began = time.monotonic()
             try:
                 self._follow()
-            except (redis.RedisError, OSError) as error:
+            except Exception as error:
+                # Also errors that redis-py passes on, because this thread must go on.
                 self._is_down("subscribe", error)
                 self._end_first_try()
             if time.monotonic() - began > _MAX_PAUSE:

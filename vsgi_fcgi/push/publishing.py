@@ -45,7 +45,7 @@ _IN_CHILD: Final = (
 
 
 class Losses:
-    """Counts what was lost, and logs the number at a limited rate.
+    """Counts lost messages, and logs their number at a limited rate.
 
     Args:
         message: the line, with a place for the number.
@@ -113,7 +113,7 @@ class Outlet:
         self._queue.put(body)
 
     def close(self, timeout: float) -> None:
-        """Send what waits, for at most ``timeout`` seconds, and end the thread."""
+        """Send the queued messages, for at most ``timeout`` seconds, and end the thread."""
         self._queue.put(None)
         if not self._ended.acquire(True, timeout) and self._waiting:
             _logger.error(
@@ -124,7 +124,11 @@ class Outlet:
 
     def _run(self) -> None:
         while (body := self._queue.get()) is not None:
-            self._send(body)
+            try:
+                self._send(body)
+            except Exception:
+                # A bug. The thread must go on.
+                _logger.exception("a published message was not sent to %s", self._name)
             with self._lock:
                 self._waiting -= 1
                 self._bytes -= len(body)
@@ -133,7 +137,7 @@ class Outlet:
 
 
 class Publishing:
-    """What is published in this process, and what arrives from others."""
+    """Delivers items that are published in this process, or by others, to held requests."""
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
@@ -163,7 +167,7 @@ class Publishing:
             self._delivers = tuple(each for each in self._delivers if each != deliver)
 
     def add_outlet(self, outlet: Outlet) -> None:
-        """Send what is published here to an outlet, too.
+        """Send items that are published here to an outlet, too.
 
         Raises:
             RuntimeError: this host allows no more threads.
@@ -173,7 +177,7 @@ class Publishing:
             self._outlets = (*self._outlets, outlet)
 
     def close_outlets(self, timeout: float) -> None:
-        """End all outlets. They have ``timeout`` seconds each to send what waits."""
+        """End all outlets. Each has ``timeout`` seconds to send its queued messages."""
         with self._lock:
             outlets, self._outlets = self._outlets, ()
         for outlet in outlets:
@@ -244,4 +248,4 @@ class Publishing:
 
 
 PROCESS: Final = Publishing()
-"""What is published in this process."""
+"""Delivers the items of this process."""

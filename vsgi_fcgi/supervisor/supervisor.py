@@ -378,13 +378,13 @@ class Supervisor:
                 process.relay(message)
                 if process.dropped == 1:
                     _logger.error(
-                        "process %d reads too slowly: what is published does not reach the requests"
+                        "process %d reads too slowly: published items do not reach the requests"
                         " that it holds",
                         process.pid,
                     )
 
     def _relay_unread(self) -> None:
-        """Send to processes that read slowly what has waited for them."""
+        """Send the messages that wait for processes that read slowly."""
         for process in self.processes:
             process.relay_unread()
             if process.dropped and not process.unread:
