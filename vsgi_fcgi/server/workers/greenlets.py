@@ -209,7 +209,10 @@ class BlockWatch:
         # By the monotonic clock; None if the main context has answered.
         self._asked: float | None = None
         self._stopped = ThreadLatch()
-        start_thread(self._watch, "vsgi-fcgi-block-watch")
+        try:
+            start_thread(self._watch, "vsgi-fcgi-block-watch")
+        except RuntimeError:
+            services.log.warning("block_warning has no effect: this host allows no more threads")
 
     def stop(self) -> None:
         """End the thread."""
