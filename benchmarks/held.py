@@ -7,7 +7,7 @@ time is noted at which each client gets it. Clients share 10 FastCGI connections
 has an HTTP connection to nginx. For comparison, gevent.pywsgi keeps a greenlet for each request,
 and Pushpin, if it is installed, holds them as an HTTP proxy in front of the same app.
 
-Requests beside the held ones are measured with the load generator of the other benchmarks.
+Other requests to the same server are measured with the load generator of the other benchmarks.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Clients:
     Args:
         address: the address that they connect to.
         connections: the number of connections.
-        each: the bytes of all requests of a connection.
+        each: the bytes that are sent on each connection.
         first: what each client gets before the item; empty for nothing.
     """
 
@@ -161,7 +161,7 @@ def measure(
     publish: Callable[[], None],
     count: int,
     seconds: float,
-    beside: Callable[[], object] | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> None:
     """Hold requests, let them wait, and publish one item.
 
@@ -178,8 +178,8 @@ def measure(
         began = tree_cpu_seconds(server.pid)
         time.sleep(seconds)
         idle = 100 * (tree_cpu_seconds(server.pid) - began) / seconds
-        if beside is not None:
-            beside()
+        if meanwhile is not None:
+            meanwhile()
         began, published = tree_cpu_seconds(server.pid), time.monotonic()
         publish()
         times = sorted(moment - published for moment in all_clients.wait_for(ITEM, 30))
@@ -239,11 +239,11 @@ def held_by_vsgi(mode: str) -> Measured:
 
 
 def straight(mode: str, count: int, seconds: float) -> None:
-    """Measure 10 multiplexed connections, and requests beside them."""
+    """Measure 10 multiplexed connections, and other requests."""
     server = held_by_vsgi(mode)
     try:
         load(server, None, requests=5000, connections=8)
-        costs: dict[str, list[dict[str, float]]] = {"alone": [], "beside": []}
+        costs: dict[str, list[dict[str, float]]] = {"alone": [], "meanwhile": []}
 
         def run(kind: str) -> None:
             for _ in range(5):
@@ -257,12 +257,14 @@ def straight(mode: str, count: int, seconds: float) -> None:
             lambda: ask(f"unix:{server.socket}", request_bytes(1, path="/publish")),
             count,
             seconds,
-            lambda: run("beside"),
+            lambda: run("meanwhile"),
         )
         for key in ("cpu_us", "p99_us"):
-            alone, beside = (median(row[key] for row in costs[kind]) for kind in costs)
-            ratio = beside / alone
-            print(f"  other requests: {key} {alone:.1f} alone, {beside:.1f} beside ({ratio:.2f} x)")
+            alone, held = (median(row[key] for row in costs[kind]) for kind in costs)
+            ratio = held / alone
+            print(
+                f"  other requests: {key} {alone:.1f} alone, {held:.1f} with held ones ({ratio:.2f} x)"
+            )
     finally:
         server.stop()
 

@@ -26,7 +26,7 @@ from vsgi_fcgi.wsgi.environ import Environ, request_line
 from vsgi_fcgi.wsgi.response import App, StartResponse, error_page
 
 _REMOVED: Final = "HTTP_ACCEPT_ENCODING"
-"""What is published cannot follow a body that began compressed."""
+"""Published items cannot follow a body that began compressed."""
 
 _ISSUER: Final = "vsgi_fcgi"
 """The claim ``iss`` of Grip-Sig."""

@@ -18,8 +18,8 @@ class PushConfig:
 
     push: bool = setting(
         False,
-        "hold the requests whose responses have Grip-Hold headers (GRIP), and send them what is"
-        " published",
+        "hold the requests whose responses have Grip-Hold headers (GRIP), and send published items"
+        " to them",
         group="push",
     )
     push_key: str | None = setting(
@@ -57,7 +57,7 @@ class PushConfig:
     )
     max_held_bytes: Size = setting(
         64 * MIB,
-        "maximum bytes of all responses that held requests keep and of all items that wait for a"
+        "maximum bytes of responses that held requests keep, and of items that wait for a"
         " slow client; then 503 for requests, and push_overflow applies to items",
         group="push",
         minimum=64 * KIB,

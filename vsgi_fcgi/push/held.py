@@ -66,7 +66,7 @@ class Answer:
     """What an app has answered, with its instruction.
 
     Attributes:
-        hold: the instruction; None if the request is not to be held.
+        hold: the instruction; None if the request must not be held.
         status: the status line.
         headers: the headers for the client.
         body: the body; empty for HEAD.
@@ -93,7 +93,7 @@ class Held:
         answer: the app's response.
         params: the params of the request, if the app may have to be asked again.
         head_only: the request is HEAD.
-        pieces: what waits to be sent to a stream.
+        pieces: the unsent pieces of a stream.
         sent: bytes that were sent to a stream.
         ending: the request ends after the last piece.
         due: when something must happen, by the loop's clock.
@@ -102,7 +102,7 @@ class Held:
         ends: when the request ends in any case.
         bucket: the tick at which it is looked at; 0 if none.
         asking: the app is being asked.
-        wants: the app is to be asked when everything was sent.
+        wants: the app must be asked when everything was sent.
         charged: bytes that are charged to the quota.
         known: the last identifiers of its channels at the time when the app was asked.
     """
@@ -313,7 +313,7 @@ class HeldRequests:
     # Time.
 
     def _schedule(self, held: Held, now: float) -> None:
-        """Have a request looked at when something is due."""
+        """Schedule the next look at a request, for when something is due."""
         hold = held.hold
         due = held.ends
         if not hold.stream:
@@ -407,7 +407,7 @@ class HeldRequests:
     # Sending to a stream.
 
     def _append_body(self, held: Held, answer: Answer) -> None:
-        """Queue a body of the app, and let go of it."""
+        """Queue a body of the app, and release it from the answer."""
         body, answer.body = answer.body, b""
         if not body or held.head_only:
             return
@@ -456,7 +456,7 @@ class HeldRequests:
             return True
         self._count("items_dropped")
         if config.push_overflow == "end":
-            # After what waits already.
+            # After the pieces that wait already.
             self._finish(held, b"")
             return False
         # The header block must be sent.
@@ -492,7 +492,7 @@ class HeldRequests:
         while budget > 0:
             if not self._rest:
                 if self._crowded:
-                    # Let the connections send what waits, before it is too much for no reason.
+                    # Let the connections send these pieces first, or clients that read would lose items.
                     self._crowded = False
                     break
                 if not self._queue:
@@ -632,7 +632,7 @@ class HeldRequests:
         self._ask_again(held)
 
     def _ask_again(self, held: Held) -> None:
-        """Ask the app: for its next part of a stream, or once more for the answer to a poll."""
+        """Ask the app for the next part of a stream, or again for the answer to a poll."""
         hold = held.hold
         if held.asking:
             return

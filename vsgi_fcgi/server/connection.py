@@ -536,7 +536,7 @@ class ResponseWriter(Writer[Exchange]):
         return size + len(exchange.final) + len(exchange.more)
 
     def _take_held(self, exchange: Exchange) -> int:
-        """Send what was published for a stream, and end the stream if that was all."""
+        """Send the pieces of a held stream, and end it if there is no further piece."""
         held, holder = exchange.held, self._services.held
         assert held is not None
         assert holder is not None

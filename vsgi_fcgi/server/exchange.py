@@ -30,7 +30,7 @@ FINISHED
     The worker is done. The main context owns everything again, and sends the rest of the response.
 HELD
     The worker is done, and the app has asked to keep the request open (`vsgi_fcgi.push.held`). The
-    main context sends what is published, until it releases the exchange.
+    main context sends published items, until it releases the exchange.
 CANCELLED
     The web server has given the request up, or the connection is lost, but a worker still has the
     exchange. Nothing more is sent. `Exchange.cancelled` tells the worker.
@@ -674,7 +674,7 @@ class RequestHandle:
 
         Args:
             *channels: the names of the channels on which the request is held.
-            mode: "stream": the response continues with what is published. "response": the first
+            mode: "stream": the response continues with published items. "response": the first
                 published item is the response, and the app's own response follows at the timeout.
             timeout: seconds until the timeout in the mode "response".
             keep_alive: bytes that are sent to a stream that is silent.

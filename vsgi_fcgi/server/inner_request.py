@@ -1,4 +1,4 @@
-"""Requests that the server makes to the app by itself, for a held request.
+"""Requests that the server itself makes to the app, for a held request.
 
 Such a request runs in a worker like any other. Only its connection is none: an `InnerRequest` takes
 what the worker writes, and makes one `Answer` of it.
