@@ -262,9 +262,7 @@ def straight(mode: str, count: int, seconds: float) -> None:
         for key in ("cpu_us", "p99_us"):
             alone, held = (median(row[key] for row in costs[kind]) for kind in costs)
             ratio = held / alone
-            print(
-                f"  other requests: {key} {alone:.1f} alone, {held:.1f} with held ones ({ratio:.2f} x)"
-            )
+            print(f"  others: {key} {alone:.1f} alone, {held:.1f} with held ones ({ratio:.2f} x)")
     finally:
         server.stop()
 

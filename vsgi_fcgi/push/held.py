@@ -492,7 +492,7 @@ class HeldRequests:
         while budget > 0:
             if not self._rest:
                 if self._crowded:
-                    # Let the connections send these pieces first, or clients that read would lose items.
+                    # Clients that read would lose items if nothing were sent meanwhile.
                     self._crowded = False
                     break
                 if not self._queue:
