@@ -147,6 +147,6 @@ def test_a_reload_loses_nothing_for_those_that_stay(tmp_path: Path, group: Proce
         wait_until(
             lambda: list(site.ids().values()).count(["1"]) == 2, "both new", log=site.process.log
         )
-        assert ["0", "1"] in site.ids().values()
+        wait_until(lambda: ["0", "1"] in site.ids().values(), "the process that retires")
         os.close(fifo)
         assert client.answer(1).status == 200
