@@ -172,13 +172,17 @@ _json = st.recursive(
                 ["formats", "channel", "http-stream", "http-response", "body", "content", "headers"]
             ),
             inner,
+            max_size=2,
         )
     ),
     max_leaves=5,
 )
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["channel", "formats", "meta", "id"]), _json)))
+_values = st.dictionaries(st.sampled_from(["channel", "formats", "meta", "id"]), _json)
+
+
+@given(st.lists(_values, max_size=2))
 def test_any_json_is_read_or_an_error(items: Any) -> None:
     try:
         read_items(json.dumps({"items": items}).encode(), 1000)

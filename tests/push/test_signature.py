@@ -5,10 +5,14 @@ import hashlib
 import hmac
 import json
 import time
+from urllib.parse import quote
 
 import gripcontrol
+import pytest
 
+from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.push.signature import FEATURES, Signer
+from vsgi_fcgi.server.config import Config
 
 KEY = b"a key of at least thirty-two bytes"
 NOW = 1_800_000_000.9
@@ -41,6 +45,16 @@ def test_libraries_accept_it() -> None:
     assert gripcontrol.validate_sig(token, KEY)
     assert not gripcontrol.validate_sig(token, KEY + b"x")
     assert not gripcontrol.validate_sig(Signer(KEY, "vsgi-fcgi").token(time.time() - 3700), KEY)
+
+
+def test_a_key_of_any_bytes() -> None:
+    key = bytes(range(32))
+    text = f"base64:{base64.b64encode(key).decode()}"
+    assert Config(push_key=text).signing_key == key
+    assert Config(push_key="plain").signing_key == b"plain"
+    assert gripcontrol.parse_grip_uri(f"http://x?key={quote(text)}")["key"] == key
+    with pytest.raises(UsageError, match="push_key"):
+        Config(push_key="base64:?")
 
 
 def test_the_features() -> None:

@@ -96,6 +96,7 @@ def test_the_start_of_a_record_moves_with_its_connection(server: Supervised) -> 
         assert pid(client) in before
         client.send(request[:cut])
     server.reload()
+    # Of both: a connection may move to the other old process first.
     wait_until(partial(_have_ended, server, before), "the end of the old", log=server.log)
     for cut, client in clients.items():
         client.send(request[cut:])

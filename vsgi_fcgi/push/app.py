@@ -48,7 +48,7 @@ class PushApp:
 
     Args:
         app: the app.
-        key: the key for Grip-Sig.
+        key: the key for Grip-Sig; None for a random one.
         max_channels: the maximum number of channels of a request.
         max_body: the maximum number of bytes of a response that is held.
         report: logs a failure of the app.
@@ -57,13 +57,13 @@ class PushApp:
     def __init__(
         self,
         app: App,
-        key: str | None,
+        key: bytes | None,
         max_channels: int,
         max_body: int,
         report: Callable[..., object],
     ) -> None:
         self._app = app
-        self._signer = Signer(os.urandom(32) if key is None else key.encode(), _ISSUER)
+        self._signer = Signer(key or os.urandom(32), _ISSUER)
         self._max_channels = max_channels
         self._max_body = max_body
         self._report = report

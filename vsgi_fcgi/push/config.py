@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import importlib.util
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -24,7 +26,8 @@ class PushConfig:
     )
     push_key: str | None = setting(
         None,
-        "key that signs Grip-Sig, by which an app recognises this server",
+        "key that signs Grip-Sig, by which an app recognises this server; base64:TEXT for a"
+        " key of any bytes",
         group="push",
         metavar="KEY",
         default_text="random",
@@ -81,6 +84,20 @@ class PushConfig:
         group="push",
         minimum=KIB,
     )
+
+    @property
+    def signing_key(self) -> bytes | None:
+        """The key for Grip-Sig; None for a random one.
+
+        Raises:
+            UsageError: the text after ``base64:`` is invalid.
+        """
+        if self.push_key is None or not self.push_key.startswith("base64:"):
+            return None if self.push_key is None else self.push_key.encode()
+        try:
+            return base64.b64decode(self.push_key.removeprefix("base64:"), validate=True)
+        except binascii.Error as error:
+            raise UsageError(f"push_key is not valid after base64: {error}") from None
 
 
 def check_bus(url: str | None) -> None:

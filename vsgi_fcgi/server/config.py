@@ -275,6 +275,7 @@ class Config(TransportConfig, SocketConfig, PushConfig):
             raise UsageError(f"script_name is {error}") from None
         if self.status_path is not None and not self.status_path.strip("/"):
             raise UsageError("status_path is the root of the site; name a path such as /_status")
+        _ = self.signing_key
         self._check_sendfile()
         try:
             parse_format(self.access_log_format)

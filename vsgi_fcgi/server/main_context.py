@@ -178,7 +178,7 @@ class MainContext:
         if apps.responder is None:
             return apps
         limits = config.max_channels, config.max_item_bytes
-        app = PushApp(apps.responder, config.push_key, *limits, log.error)
+        app = PushApp(apps.responder, config.signing_key, *limits, log.error)
         return replace(apps, responder=app)
 
     @property
