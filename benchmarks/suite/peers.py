@@ -43,7 +43,7 @@ class Peer:
 def vsgi(environment: str, suffix: str) -> list[Peer]:
     """Return the rows of one installation of vsgi_fcgi."""
     command = "{bin}/vsgi-fcgi {app} --bind unix:{socket} --log-level warning --worker "
-    return [
+    rows = [
         Peer(
             f"vsgi_fcgi main{suffix}",
             "fastcgi",
@@ -62,6 +62,10 @@ def vsgi(environment: str, suffix: str) -> list[Peer]:
             multiplexes=True,
         ),
     ]
+    if not suffix:
+        name, options = "vsgi_fcgi greenlet", command + "greenlet"
+        rows.append(Peer(name, "fastcgi", "vsgi-fcgi", environment, options, multiplexes=True))
+    return rows
 
 
 SERVE = "{bin}/python -m serve "

@@ -78,6 +78,17 @@ WORKLOADS = [
     Workload(
         "sleep", "64 in flight, 50 ms sleep", "plain", 640, "/sleep", 64, threads=64, free=True
     ),
+    Workload(
+        "crowd",
+        "1,000 in flight on 10 connections, 50 ms sleep",
+        "plain",
+        4000,
+        "/sleep",
+        connections=10,
+        in_flight=100,
+        routes=(STRAIGHT,),
+        threads=64,
+    ),
 ]
 BY_NAME = {workload.name: workload for workload in WORKLOADS}
 

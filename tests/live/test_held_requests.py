@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 from pathlib import Path
 
 import pytest
+from support.fcgi.peer import Client
 from support.front_ends.every import FRONTS
+from support.front_ends.servers import AppServer
 from support.http import connect, request
 from support.processes import ProcessGroup, wait_until
 
@@ -62,3 +65,19 @@ def test_a_beat_finds_a_client_that_has_gone(
     with ask(port, f"{front.prefixes[0]}/stream?{told}") as stream:
         read_until(stream, b"begun")
     wait_until(told.exists, "the app to be told")
+
+
+@pytest.mark.parametrize(
+    ("factory", "package"), [("flask", "flask"), ("pyramid", "pyramid"), ("linted", "webtest")]
+)
+def test_frameworks_and_checkers(factory: str, package: str, processes: ProcessGroup) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    server = AppServer(processes, f"apps.held_frameworks:{factory}()", *OPTIONS)
+    with Client(str(server.socket)) as client:
+        client.ask(1, "/stream")
+        client.collect_until(lambda: 1 in client.answers and client.answers[1].body == b"begun")
+        assert client.get("/publish", id=2).body == b"sent"
+        client.collect_until(lambda: client.answers[1].body == b"begunpublished")
+        assert not [name for name in client.answers[1].headers if name.startswith("grip-")]
+    assert server.process.stop() == 0

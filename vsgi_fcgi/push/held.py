@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any, Final, Protocol, final
 
 from vsgi_fcgi.push.config import PushConfig
@@ -172,8 +171,10 @@ class HeldRequests:
         config: the settings.
         log: the log.
         loop: the event loop.
+        post: has a function called in the main context; callable from any thread.
         count: counts an event for the status.
         ask: asks the app.
+        report_bug: logs an exception in this package, with its consequence.
 
     Attributes:
         streams: the number of held streams.
@@ -188,6 +189,7 @@ class HeldRequests:
         post: Callable[[Callable[[Any], object], Any], bool],
         count: Callable[[str], object],
         ask: Ask,
+        report_bug: Callable[[Exception, str], None],
     ) -> None:
         self._config = config
         self._log = log
@@ -195,6 +197,7 @@ class HeldRequests:
         self._post = post
         self._count = count
         self._ask = ask
+        self._report_bug = report_bug
         self._quota = Quota(config.max_held_bytes)
         self._channels: dict[str, dict[Held, HeldChannel]] = {}
         self._last_ids: dict[str, str] = {}
@@ -354,7 +357,10 @@ class HeldRequests:
             self._ticks += 1
             for held in self._buckets.pop(self._ticks, {}):
                 held.bucket = 0
-                self._on_due(held, now)
+                try:
+                    self._on_due(held, now)
+                except Exception as error:
+                    self._report_bug(error, "a held request is not looked at any more")
         if not self._buckets:
             self._ticking = False
             self._clock.stop()
@@ -507,7 +513,10 @@ class HeldRequests:
             budget -= len(some)
             for held, channel in some:
                 if held.outlet is not None and not held.asking:
-                    self._pass_item(held, channel, item, now)
+                    try:
+                        self._pass_item(held, channel, item, now)
+                    except Exception as error:
+                        self._report_bug(error, "a held request did not get an item")
         self._pump.start(self._pump_some)
 
     _current: Item
@@ -520,8 +529,7 @@ class HeldRequests:
             self._last_ids.pop(item.channel, None)
             self._last_ids[item.channel] = item.id
             if len(self._last_ids) > _MAX_LAST_IDS:
-                for oldest in list(islice(self._last_ids, 1)):
-                    del self._last_ids[oldest]
+                del self._last_ids[next(iter(self._last_ids))]
         found = self._channels.get(item.channel)
         if found is not None:
             self._rest = list(found.items())

@@ -173,7 +173,9 @@ class MainContext:
 
         services, config = self.services, self.services.config
         log, loop, post = services.log, services.loop, services.mailbox.post
-        services.held = HeldRequests(config, log, loop, post, services.count, partial(ask, self))
+        services.held = HeldRequests(
+            config, log, loop, post, services.count, partial(ask, self), self._report_bug
+        )
         PROCESS.open(services.held.deliver, config.max_item_bytes)
         if apps.responder is None:
             return apps
