@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
 
@@ -481,3 +482,24 @@ def test_an_item_that_comes_late_has_the_app_asked_once() -> None:
         holder(server).deliver([text(b"3\n", id="3", prev_id="2"), CLOSE])
         assert client.answer(1).body == b"begun\n1\n2\n3\n"
     assert asked == [None, "news; last-id=0", "news; last-id=2"]
+
+
+def test_the_access_log_has_a_line_for_each(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    settings: dict[str, Any] = {
+        "access_log": str(log),
+        "access_log_format": "%(m)s %(U)s %(s)s %(B)s",
+    }
+    with running(app, push=True, **settings) as server, server.connect() as client:
+        for id, path in enumerate(("/stream", "/poll"), 1):
+            client.ask(id, path)
+        wait_for_held(server, 2)
+        holder(server).deliver([text(b"12345"), CLOSE])
+        assert client.answer(1).body == b"begun\n12345"
+        assert client.answer(2).body == b"12345"
+        client.ask(3, "/stream")
+        client.collect_until(lambda: 3 in client.answers and client.answers[3].body == b"begun\n")
+        client.abort(3)
+        wait_for_held(server, 0)
+    lines = sorted(log.read_text().splitlines())
+    assert lines == ["GET /poll 200 5", "GET /stream 200 11", "GET /stream 200 6"]

@@ -365,7 +365,7 @@ class AccessCode:
             "final = exchange.final",
             "head = exchange.head or final",
             "sent = len(final) + len(exchange.more)",
-            "if exchange.begun and exchange.response is not None: sent += exchange.response.sent",
+            "if exchange.begun: sent = exchange.count_sent()",
         ]
         attributes = {"run_began": "run_began", "run_ended": "run_ended", "now": "ended"}
         for name, attribute in attributes.items():

@@ -765,11 +765,13 @@ class LoggedExchange(Exchange):
 
     def count_sent(self) -> int:
         """Return the number of bytes of STDOUT that were sent, with the last piece."""
-        if self.begun and self.held is not None:
-            return self.held.sent + len(self.final)
-        if self.begun and self.response is not None:
-            return self.response.sent + len(self.final)
-        return len(self.final) + len(self.more)
+        sent = len(self.final) + len(self.more)
+        if self.begun:
+            if self.held is not None:
+                sent += self.held.sent
+            if self.response is not None:
+                sent += self.response.sent
+        return sent
 
 
 class TimedExchange(LoggedExchange):

@@ -374,7 +374,9 @@ class Supervisor:
     def _relay(self, sender: AppProcess, message: Message) -> None:
         """Pass what a process has published on to all others, also to those that retire."""
         for process in self.processes:
-            if process is not sender and process.served and not process.is_template:
+            # Also to those that start: one may hold a request before it is reported to serve. While
+            # a process loads the app, its thread drops the items.
+            if process is not sender and not process.is_template:
                 process.relay(message)
                 if process.dropped == 1:
                     _logger.error(
