@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -123,10 +124,18 @@ def zombies(server: Supervised) -> int:
     """How many processes have ended that their parent has not noticed."""
     found = 0
     for parent in (server.process.pid, *server.children()):
-        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-            status = Path(f"/proc/{child}/stat")
-            found += status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+                found += _state(child) == "Z"
     return found
+
+
+def _state(pid: str) -> str:
+    """The state of a process; empty if it does not exist any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def test_processes_that_are_killed_again_and_again(

@@ -35,10 +35,14 @@ def suspend(pid: int) -> None:
     """Stop all threads of a process, and wait until they do not run any more."""
     os.kill(pid, signal.SIGSTOP)
     tasks = Path(f"/proc/{pid}/task")
-    wait_until(
-        lambda: all(") T " in (task / "stat").read_text() for task in tasks.iterdir()),
-        "all threads to stop",
-    )
+
+    def stopped() -> bool:
+        try:
+            return all(") T " in (task / "stat").read_text() for task in tasks.iterdir())
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # a thread has ended
+
+    wait_until(stopped, "all threads to stop")
 
 
 def wait_for(site: PublishedSite, ids: list[str], count: int = 3) -> None:
