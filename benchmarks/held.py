@@ -64,7 +64,7 @@ http {{
 
 PUSHPIN = """
 [global]
-include={{libdir}}/internal.conf
+include={folder}/internal.conf
 rundir={folder}
 ipc_prefix=bench-
 port_offset=0
@@ -322,7 +322,10 @@ def pushpin(mode: str, count: int, seconds: float) -> None:
         cwd=Path(__file__).parent,
         env={**os.environ, "GRIP_URL": f"http://127.0.0.1:{control}"},
     )
+    # Debian's Pushpin uses a zurl that the system runs. Here it starts its own.
+    internal = Path("/usr/lib/pushpin/internal.conf").read_text()
     files = {
+        "internal.conf": internal.replace("ipc:///var/run/zurl/", "ipc://{rundir}/{ipc_prefix}"),
         "pushpin.conf": PUSHPIN.format(folder="{folder}", port=port, control=control),
         "routes": f"* 127.0.0.1:{app_port}\n",
     }
