@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.accounts import PublicPython, need_root
 from support.accounts import public_python as make_public_python
 from support.processes import ProcessGroup
@@ -19,6 +20,12 @@ os.environ["VSGI_FCGI_CHECK_CONTRACT"] = "1"
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
+
+
+# Both are timings, which depend on the machine. The first random text of a process takes seconds,
+# because Hypothesis reads the source of all local modules for it.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.hookimpl(wrapper=True)
