@@ -17,7 +17,7 @@ from vsgi_fcgi.server.exchange import SUBMITTED, Exchange, LoggedExchange, Timed
 from vsgi_fcgi.server.mailbox import ThreadLatch
 from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.server.stacks import Place, stack_text
-from vsgi_fcgi.server.workers.base import Pool, Run
+from vsgi_fcgi.server.workers.base import Pool, Run, take_out
 from vsgi_fcgi.server.workers.main import MainWorker
 from vsgi_fcgi.server.workers.threads import Replaced, ThreadPool
 from vsgi_fcgi.transport.closing import Outcome
@@ -344,7 +344,7 @@ class RunLimits:
                 return  # a worker has taken the last one meanwhile
             if now - exchange.submitted_at < self._queue_timeout:
                 return
-            if self._pool.remove(exchange):
+            if take_out(jobs, exchange):
                 self._services.count("queue_timeouts")
                 self._answer(exchange, _refusal(exchange), Outcome.REFUSED)
                 exchange.end_run()

@@ -50,11 +50,17 @@ class Pool(Protocol):
     def hand_over(self) -> None:
         """Run queued requests. Called in each round of the loop, after everything was read."""
 
-    def remove(self, exchange: Exchange) -> bool:
-        """Take a request out of the queue; return False if a worker has it already."""
-
     def stop(self) -> None:
         """End the workers as they become free."""
+
+
+def take_out(jobs: deque[Any], exchange: Exchange) -> bool:
+    """Take a request out of the queue of a pool; return False if a worker has it already."""
+    try:
+        jobs.remove(exchange)
+    except ValueError:
+        return False
+    return True
 
 
 class Dispatcher:
@@ -121,7 +127,7 @@ class Dispatcher:
     @main_only
     def forget(self, exchange: Exchange) -> bool:
         """Take a cancelled request out of the queue; return False if a worker has it already."""
-        return self._pool.remove(exchange)
+        return take_out(self._jobs, exchange)
 
     @property
     def waiting(self) -> int:

@@ -144,15 +144,6 @@ class GreenletPool:
         if self.jobs and len(self._greenlets) < self.size:
             self._request_round()
 
-    @main_only
-    def remove(self, exchange: Exchange) -> bool:
-        """Take a request out of the queue; return False if it runs already."""
-        try:
-            self.jobs.remove(exchange)
-        except ValueError:
-            return False
-        return True
-
     def _serve(self, exchange: Exchange) -> None:
         greenlet: Any = gevent.getcurrent()
         ident = id(greenlet)

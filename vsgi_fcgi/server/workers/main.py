@@ -121,15 +121,6 @@ class MainWorker:
             if self.jobs and not self._busy:
                 self._request_round()
 
-    @main_only
-    def remove(self, exchange: Exchange) -> bool:
-        """Take a request out of the queue; return False if it runs already."""
-        try:
-            self.jobs.remove(exchange)
-        except ValueError:
-            return False
-        return True
-
     def _work(self) -> None:
         contract.enter_worker()
         jobs, clock = self.jobs, time.monotonic

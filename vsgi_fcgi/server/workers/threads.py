@@ -188,15 +188,6 @@ class ThreadPool:
                 if waiting > 1 and not self._mailbox.due:
                     self._check_soon()
 
-    @main_only
-    def remove(self, exchange: Exchange) -> bool:
-        """Take a request out of the queue; return False if a thread has it already."""
-        try:
-            self.jobs.remove(exchange)
-        except ValueError:
-            return False
-        return True
-
     def _check_soon(self) -> None:
         try:
             self._first = self.jobs[0]
