@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterator
 
@@ -10,7 +9,7 @@ import pytest
 from support.chrome import Chrome, chrome
 from support.front_ends.places import Place
 from support.front_ends.servers import command
-from support.http import connect, request
+from support.http import connect, read_until, request
 from support.processes import ProcessGroup, free_port, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("fronts")]
@@ -191,11 +190,3 @@ def test_two_tabs(browser: Chrome, processes: ProcessGroup) -> None:
         lambda: text(browser, "#talk .result") == "from the page\n<b>from another", "both texts"
     )
     assert browser.complaints == []
-
-
-def read_until(sock: socket.socket, end: bytes) -> None:
-    received = b""
-    while end not in received:
-        piece = sock.recv(65536)
-        assert piece, received
-        received += piece

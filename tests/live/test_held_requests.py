@@ -10,7 +10,7 @@ import pytest
 from support.fcgi.peer import Client
 from support.front_ends.every import FRONTS
 from support.front_ends.servers import AppServer
-from support.http import connect, request
+from support.http import connect, read_until, request
 from support.processes import ProcessGroup, wait_until
 
 APP = "apps.held:app"
@@ -21,15 +21,6 @@ def ask(port: int, path: str) -> socket.socket:
     sock = connect(port)
     sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     return sock
-
-
-def read_until(sock: socket.socket, end: bytes) -> bytes:
-    received = b""
-    while end not in received:
-        piece = sock.recv(65536)
-        assert piece, received
-        received += piece
-    return received
 
 
 @pytest.mark.parametrize("name", FRONTS)

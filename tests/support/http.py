@@ -93,6 +93,16 @@ def receive(sock: socket.socket) -> Iterator[bytes]:
         yield data
 
 
+def read_until(sock: socket.socket, end: bytes) -> bytes:
+    """Read from a bare connection until a text has come; return everything."""
+    received = b""
+    while end not in received:
+        piece = sock.recv(65536)
+        assert piece, received
+        received += piece
+    return received
+
+
 def multipart(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[bytes, str]:
     """A form with files, and its Content-Type."""
     boundary = "----a-boundary-that-is-in-no-test-file"
