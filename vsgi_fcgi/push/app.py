@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final, Protocol
 
-from vsgi_fcgi.push.held import Answer, Headers
+from vsgi_fcgi.push.held import Answer
 from vsgi_fcgi.push.instruction import (
     Hold,
     InstructionError,
@@ -23,15 +23,13 @@ from vsgi_fcgi.push.instruction import (
 )
 from vsgi_fcgi.push.signature import FEATURES, Signer
 from vsgi_fcgi.wsgi.environ import Environ, request_line
-from vsgi_fcgi.wsgi.response import App, StartResponse, error_page
+from vsgi_fcgi.wsgi.response import App, Headers, StartResponse, error_page
 
 _REMOVED: Final = "HTTP_ACCEPT_ENCODING"
 """Published items cannot follow a body that began compressed."""
 
 _ISSUER: Final = "vsgi_fcgi"
 """The claim ``iss`` of Grip-Sig."""
-
-REQUEST: Final = "vsgi_fcgi.request"
 
 
 class Handle(Protocol):
@@ -81,11 +79,7 @@ class PushApp:
         environ.pop(_REMOVED, None)
         run = _Run(self, environ, start_response)
         iterable = self._app(environ, run.start_response)
-        if run.started and not run.captured:
-            return iterable
-        if run.captured:
-            return run.finish(iterable)
-        return run.follow(iterable)
+        return iterable if run.started and not run.captured else run.follow(iterable)
 
 
 class _Run:
@@ -100,8 +94,7 @@ class _Run:
         self._push = push
         self._environ = environ
         self._start = start_response
-        self._handle: Handle = environ[REQUEST]
-        self._params: dict[str, str] = {}
+        self._handle: Handle = environ["vsgi_fcgi.request"]
         self._status = ""
         self._headers: Headers = []
         self._parts: list[bytes] = []
@@ -119,6 +112,7 @@ class _Run:
             # Perhaps the app fails after it gave an instruction, and answers with an error instead.
             self.captured = False
             self._parts.clear()
+            self._size = 0
             return self._start(status, headers, exc_info)
         self.captured = True
         self._status, self._headers, self._exc_info = status, headers, exc_info
@@ -131,37 +125,26 @@ class _Run:
             raise InstructionError(f"the body of a held response is over {limit} bytes")
         self._parts.append(data)
 
-    def finish(self, iterable: Iterable[bytes]) -> Iterable[bytes]:
-        """Take the whole body of a captured response, and return the body to send."""
+    def follow(self, iterable: Iterable[bytes]) -> Generator[bytes, None, None]:
+        """Pass on the body, or take all of it if the response is captured.
+
+        Some apps call ``start_response`` only when their body is read.
+        """
         try:
             try:
                 for data in iterable:
-                    self._take(data)
+                    if self.captured:
+                        self._take(data)
+                    else:
+                        yield data
             finally:
                 close = getattr(iterable, "close", None)
                 if close is not None:
                     close()
-            return self._hold()
-        except InstructionError as error:
-            return self._fail(error)
-
-    def follow(self, iterable: Iterable[bytes]) -> Generator[bytes, None, None]:
-        """Pass on the body of an app that calls ``start_response`` when its body is read."""
-        rest = iter(iterable)
-        try:
-            for data in rest:
-                if self.captured:
-                    self._take(data)
-                else:
-                    yield data
             if self.captured:
                 yield from self._hold()
         except InstructionError as error:
             yield from self._fail(error)
-        finally:
-            close = getattr(iterable, "close", None)
-            if close is not None:
-                close()
 
     def _hold(self) -> list[bytes]:
         push, body = self._push, b"".join(self._parts)

@@ -30,9 +30,7 @@ from vsgi_fcgi.transport.loop import Loop
 from vsgi_fcgi.transport.quota import Quota
 from vsgi_fcgi.transport.thread_affinity import main_only
 from vsgi_fcgi.transport.unpatched import allocate_lock
-from vsgi_fcgi.wsgi.response import encode_header_block, error_response
-
-Headers = list[tuple[str, str]]
+from vsgi_fcgi.wsgi.response import Headers, encode_header_block, error_response
 
 _BATCH: Final = 256
 """Held requests that one round of the loop serves at most."""
@@ -95,8 +93,7 @@ class Held:
         pieces: the unsent pieces of a stream.
         sent: bytes that were sent to a stream.
         ending: the request ends after the last piece.
-        due: when something must happen, by the loop's clock.
-        keep_due: when the next keep-alive is due.
+        keep_due: when the next keep-alive is due, by the loop's clock.
         next_due: when the app is asked for more.
         ends: when the request ends in any case.
         bucket: the tick at which it is looked at; 0 if none.
@@ -111,7 +108,6 @@ class Held:
         "asking",
         "bucket",
         "charged",
-        "due",
         "ending",
         "ends",
         "head_only",
@@ -143,7 +139,7 @@ class Held:
         self.pieces: deque[bytes] | None = None
         self.sent = 0
         self.ending = False
-        self.due = self.keep_due = self.next_due = self.ends = 0.0
+        self.keep_due = self.next_due = self.ends = 0.0
         self.bucket = 0
         self.asking = False
         self.wants = False
@@ -209,7 +205,7 @@ class HeldRequests:
         self._lock = allocate_lock()
         self._waiting = 0
         self._queue: deque[Item] = deque()
-        self._rest: list[tuple[Held, HeldChannel]] = []
+        self._rest: list[Held] = []
         self._pump = loop.timer(0.0)
         self._pumping = False
         self._crowded = False
@@ -331,7 +327,6 @@ class HeldRequests:
         self._look_at(held, due)
 
     def _look_at(self, held: Held, due: float) -> None:
-        held.due = due
         if not self._ticking:
             self._ticking = True
             self._ticks = int(self._loop.now() / _TICK)
@@ -454,11 +449,8 @@ class HeldRequests:
     def _make_room(self, held: Held) -> bool:
         """Make room for one more item of a client that reads too slowly; False if it is ended."""
         pieces, config = held.pieces, self._config
-        if pieces is None or not (
-            len(pieces) >= config.max_items_waiting or self._quota.used > self._quota.limit
-        ):
-            return True
-        if not pieces:
+        full = self._quota.used > self._quota.limit
+        if not pieces or not (full or len(pieces) >= config.max_items_waiting):
             return True
         self._count("items_dropped")
         if config.push_overflow == "end":
@@ -511,8 +503,11 @@ class HeldRequests:
             some = self._rest[-budget:]
             del self._rest[-budget:]
             budget -= len(some)
-            for held, channel in some:
-                if held.outlet is not None and not held.asking:
+            # Looked up again, because a request may have ended, or the app may have been asked.
+            found = self._channels.get(item.channel, {})
+            for held in some:
+                channel = found.get(held)
+                if channel is not None:
                     try:
                         self._pass_item(held, channel, item, now)
                     except Exception as error:
@@ -532,12 +527,12 @@ class HeldRequests:
                 del self._last_ids[next(iter(self._last_ids))]
         found = self._channels.get(item.channel)
         if found is not None:
-            self._rest = list(found.items())
+            self._rest = list(found)
 
     def _pass_item(self, held: Held, channel: HeldChannel, item: Item, now: float) -> None:
         """Send an item to a held request."""
-        part: StreamPart | ResponsePart | None
-        part = item.stream if held.hold.stream else item.response
+        hold = held.hold
+        part: StreamPart | ResponsePart | None = item.stream if hold.stream else item.response
         if part is None:
             return
         if item.id is not None and item.id in (channel.prev_id, channel.last_id):
@@ -547,30 +542,27 @@ class HeldRequests:
         if ordered and channel.prev_id is not None and item.prev_id != channel.prev_id:
             self._recover(held)
             return
-        try:
-            if held.hold.stream:
-                self._pass_to_stream(held, channel, item, now)
-            else:
-                self._pass_to_poll(held, channel, item)
-        except (FilterError, ItemError) as error:
-            self._log.warning("an item for the channel %r cannot be sent: %s", item.channel, error)
-            self._finish(held, b"" if held.hold.stream else error_response(502))
-
-    def _pass_to_poll(self, held: Held, channel: HeldChannel, item: Item) -> None:
-        part = item.response
-        if part is None or part.action == "close":
-            return
         if part.action == "hint":
             self._recover(held)
             return
+        try:
+            if isinstance(part, StreamPart):
+                self._pass_to_stream(held, channel, item, part, now)
+            elif part.action == "send":
+                self._pass_to_poll(held, channel, item, part)
+        except (FilterError, ItemError) as error:
+            self._log.warning("an item for the channel %r cannot be sent: %s", item.channel, error)
+            self._finish(held, b"" if hold.stream else error_response(502))
+
+    def _pass_to_poll(
+        self, held: Held, channel: HeldChannel, item: Item, part: ResponsePart
+    ) -> None:
         answer = held.answer
-        status, headers, body = answer_of(part, answer.headers, answer.body)
+        status, headers, whole = answer_of(part, answer.headers, answer.body)
         _advance(channel, item)
-        if channel.filters or part.filters is not None:
-            changed = self._filter(held, channel, item, body, part.filters)
-            if changed is None:
-                return
-            body = changed
+        body = self._filter(held, channel, item, whole, part.filters)
+        if body is None:
+            return
         headers.append(("Content-Length", str(len(body))))
         self._finish(held, _encode(status, headers, b"" if held.head_only else body))
 
@@ -582,6 +574,9 @@ class HeldRequests:
         content: bytes,
         expected: tuple[str, ...] | None,
     ) -> bytes | None:
+        """Return what the filters make of a content; None if the request does not get it."""
+        if not channel.filters and expected is None:
+            return content
         hold = held.hold
         return apply(
             content,
@@ -592,21 +587,14 @@ class HeldRequests:
             content_filters=expected,
         )
 
-    def _pass_to_stream(self, held: Held, channel: HeldChannel, item: Item, now: float) -> None:
-        part = item.stream
-        if part is None:
-            return
+    def _pass_to_stream(
+        self, held: Held, channel: HeldChannel, item: Item, part: StreamPart, now: float
+    ) -> None:
         hold = held.hold
-        if part.action == "hint":
-            self._recover(held)
-            return
         _advance(channel, item)
-        content = part.content
-        if channel.filters or part.filters is not None:
-            changed = self._filter(held, channel, item, content, part.filters)
-            if changed is None:
-                return
-            content = changed
+        content = self._filter(held, channel, item, part.content, part.filters)
+        if content is None:
+            return
         if part.action == "close":
             self._finish(held, b"")
             return

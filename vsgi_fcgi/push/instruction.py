@@ -11,12 +11,14 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 from vsgi_fcgi.push.filters import NAMES
+from vsgi_fcgi.wsgi.response import TOKEN, Headers
 
 RESPONSE_TIMEOUT: Final = 55
 """Seconds after which a held request gets its own response, if the app names no timeout."""
@@ -27,8 +29,6 @@ _NEXT_TIMEOUT: Final = 120
 _MAX_SECONDS: Final = 2**31 - 1
 
 INSTRUCT_TYPE: Final = "application/grip-instruct"
-
-Headers = list[tuple[str, str]]
 
 
 class InstructionError(ValueError):
@@ -410,12 +410,28 @@ def _read_links(value: str, hold: Hold) -> None:
             hold.gone_uri = match[1].strip()
 
 
-def _typed(value: Any, kind: type, what: str) -> Any:
-    """Return a value of a JSON document if it has this type."""
+_KINDS: Final = {dict: "an object", list: "a list", str: "a string", int: "a number"}
+
+
+def typed(wrong: Callable[[str], ValueError], value: Any, kind: type, what: str) -> Any:
+    """Return a value of a JSON document if it has this type.
+
+    Args:
+        wrong: makes the exception if it has another one.
+        value: the value.
+        kind: the type.
+        what: the name of the value, for the message.
+    """
     if not isinstance(value, kind) or isinstance(value, bool):
-        name = {dict: "an object", list: "a list", str: "a string", int: "a number"}[kind]
-        raise InstructionError(f"{INSTRUCT_TYPE}: {what} must be {name}")
+        raise wrong(f"{what} must be {_KINDS[kind]}")
     return value
+
+
+def _wrong(text: str) -> InstructionError:
+    return InstructionError(f"{INSTRUCT_TYPE}: {text}")
+
+
+_typed = partial(typed, _wrong)
 
 
 def _json_seconds(values: dict[str, Any], where: str) -> int:
@@ -480,18 +496,17 @@ def _read_response(values: dict[str, Any], status: str) -> tuple[str, Headers, b
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise InstructionError(f"{INSTRUCT_TYPE}: 'headers' must be pairs of strings")
         name, value = (_typed(part, str, "a part of 'headers'") for part in pair)
-        if not _TOKEN.fullmatch(name):
+        if not TOKEN.fullmatch(name):
             raise InstructionError(f"{INSTRUCT_TYPE}: {name!r} is not a name of a header")
         headers.append((name, _header_text(value)))
     return status, headers, _json_bytes(values, "body", "'response'") or b""
 
 
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def _header_text(text: str) -> str:
     """Return a text of a JSON document as WSGI has it in headers."""
-    if _CONTROL.search(text):
+    if CONTROL.search(text):
         raise InstructionError(f"{INSTRUCT_TYPE}: {text!r} has a control character")
     return text.encode("utf-8", "replace").decode("latin-1")

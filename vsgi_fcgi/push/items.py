@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
-from vsgi_fcgi.push.instruction import Headers, status_line
+from vsgi_fcgi.push.instruction import CONTROL, status_line, typed
 from vsgi_fcgi.push.json_patch import PatchError, apply_patch, check_patch
+from vsgi_fcgi.wsgi.response import TOKEN, Headers
 
 
 class ItemError(ValueError):
@@ -180,15 +181,7 @@ def answer_of(part: ResponsePart, headers: Headers, body: bytes) -> tuple[str, H
     return status_line(part.code, reason), inherited + own, body
 
 
-_KINDS: Final = {dict: "an object", list: "a list", str: "a string", int: "a number"}
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-def _typed(value: Any, kind: type, what: str) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ItemError(f"{what} must be {_KINDS[kind]}")
-    return value
+_typed = partial(typed, ItemError)
 
 
 def _string(value: Any, what: str) -> str:
@@ -199,7 +192,7 @@ def _string(value: Any, what: str) -> str:
 
 def _line(value: Any, what: str) -> str:
     text = _string(value, what)
-    if _CONTROL.search(text):
+    if CONTROL.search(text):
         raise ItemError(f"{what} must not have control characters")
     return text
 
@@ -322,7 +315,7 @@ def _headers(values: Any, where: str) -> tuple[tuple[str, str], ...]:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise ItemError(f"'headers' of {where} must be pairs of strings")
         name = _string(pair[0], f"a name in 'headers' of {where}")
-        if not _TOKEN.fullmatch(name):
+        if not TOKEN.fullmatch(name):
             raise ItemError(f"{name!r} in 'headers' of {where} is not a name of a header")
         # What only a proxy understands does not reach clients.
         if name[:5].lower() != "grip-":
