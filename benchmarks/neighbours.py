@@ -1,4 +1,4 @@
-"""Latency of small requests beside threads that sleep, wait for a lock, compute or call C code.
+"""Latency of small requests while threads sleep, wait for a lock, compute or call C code.
 
     python benchmarks/neighbours.py [--rounds N] [--requests N] [--switch-interval SECONDS]
 
@@ -47,7 +47,7 @@ def look(end: threading.Event) -> None:
 
 
 def one_round(options: argparse.Namespace, add: Callable[[str, list[float]], None]) -> None:
-    """Start a server, and measure beside more and more busy threads."""
+    """Start a server, and measure with more and more busy threads."""
     more = ["--threads", "16", "--status-bind", f"127.0.0.1:{STATUS_PORT}"]
     more += ["--switch-interval", str(options.switch_interval), "--graceful-timeout", "0.1"]
     server = vsgi("neighbours", "neighbours", {0}, *more)
@@ -85,7 +85,7 @@ def main() -> None:
     rows: dict[str, list[list[float]]] = {}
     for _ in range(options.rounds):
         one_round(options, lambda name, found: rows.setdefault(name, []).append(found))
-    print("| beside | p50 ms | p99 ms | p99 to the row before |")
+    print("| busy threads | p50 ms | p99 ms | p99 to the row before |")
     print("|---|---|---|---|")
     before = None
     for name, rounds in rows.items():

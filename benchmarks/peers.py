@@ -148,7 +148,7 @@ def main() -> None:
     env = Environment(options.cache, options.here)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "results.json"
-    # Servers and nginx are stopped at the end, also if this process is told to stop.
+    # A signal that stops this process stops the servers and nginx, too.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     # A thousand idle connections need a descriptor each, in the generator and in the server.

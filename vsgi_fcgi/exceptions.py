@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class VsgiFcgiError(Exception):
-    """Base class of all exceptions of this package."""
+    """Base class of this package's exceptions."""
 
 
 class ProtocolError(VsgiFcgiError):

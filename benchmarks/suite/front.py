@@ -22,7 +22,7 @@ VALUES = {
     "SERVER_SOFTWARE": "nginx/$nginx_version",
     "REDIRECT_STATUS": "200",
 }
-# nginx passes the headers of the request by itself.
+# nginx passes the headers of the request without further configuration.
 PARAMS = {
     name: VALUES.get(name, f"${name.lower()}")
     for name, _ in PARAM_LIST

@@ -18,7 +18,7 @@ class Peer:
     Attributes:
         name: the row's name in tables and charts.
         protocol: what it speaks on its socket.
-        requirement: what has to be installed for it.
+        requirement: the package to install, as pip takes it.
         environment: the virtual environment that it runs in, or "built" for a program.
         command: its command line; `Environment.command` replaces the names in braces.
         note: what a reader of its figures must know.

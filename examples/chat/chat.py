@@ -129,7 +129,7 @@ def publish_presence() -> None:
 
 
 def presence_event() -> str:
-    """Return the event with the names of all who are there."""
+    """Return the event with the names of those who are there."""
     with database() as connection:
         connection.execute("DELETE FROM pages WHERE seen < ?", (time.time() - ABSENT,))
         rows = connection.execute("SELECT DISTINCT name FROM pages ORDER BY name").fetchall()

@@ -1,4 +1,4 @@
-"""An app as a web server's configuration describes it, and the text tools of all configurations."""
+"""An app as a web server's configuration describes it, and shared functions for its text."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ class AccessCode:
         return any(pattern.search(each) for each in [*self._first, *self._expressions.values()])
 
     def source(self) -> str:
-        """Return the source of all functions that `AccessFormat` uses."""
+        """Return the source of the functions that `AccessFormat` uses."""
         return "\n\n".join([self._note(), self._take_notes(), self._line(), self._lines()])
 
     def _note(self) -> str:

@@ -286,7 +286,7 @@ class _CGIResponse:
     def client_disconnected(self) -> bool:
         """Return whether the web server has closed the pipe, as it does when the client leaves."""
         if self._open and not self.cancelled:
-            # Without an event to wait for, this reports only errors: nobody reads the pipe.
+            # Without an event to wait for, this reports only errors: the pipe has no reader.
             self.cancelled = _is_ready(self._fd, 0, 0)
         return self.cancelled
 

@@ -7,8 +7,8 @@ ways: its next read or write raises `ClientDisconnected`, it asks, or it has reg
 
 Callbacks are in a deque of the exchange, which exists only if the app has registered one. The
 worker appends, and then looks at the flag. The main context sets the flag, and then looks for
-the deque. So one of them notices, whoever is first. Each callback is taken out of the deque before
-it is called, in one step of the interpreter, so that it is called once.
+the deque. So the second of them notices, whichever it is. Each callback is taken out of the deque
+before it is called, in one step of the interpreter, so that it is called once.
 """
 
 from __future__ import annotations

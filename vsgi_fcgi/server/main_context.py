@@ -319,7 +319,7 @@ class MainContext:
         if self.recycling is not None:
             self.recycling.stop()
         self.connections.close()
-        # A round of the loop, in which apps are told that their requests were cancelled.
+        # Give the loop a round, in which it calls the callbacks of cancelled requests.
         gevent.sleep(0)
         if self.access_log is not None:
             self.access_log.close()

@@ -380,7 +380,7 @@ class Server:
                     self._notifier.ready()
             for begin in self.at_start:
                 begin()
-            # After a supervisor was told. Who waits for these lines may send it a signal.
+            # After the message to a supervisor: whatever waits for these lines may signal it now.
             for listener in self._listeners:
                 self._announce(listener, allowed)
             if on_ready is not None:

@@ -23,13 +23,13 @@ class Process(Protocol):
 
     @property
     def scoreboard(self) -> Scoreboard:
-        """The scoreboard of all processes."""
+        """The scoreboard that the processes share."""
 
     def stack(self, ident: int) -> str:
         """Return the stack of a thread of this process."""
 
     def stacks(self) -> str:
-        """Return the stacks of all workers of this process."""
+        """Return the stacks of this process's workers."""
 
 
 Response = tuple[str, list[tuple[str, str]], bytes]

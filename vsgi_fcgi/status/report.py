@@ -1,4 +1,4 @@
-"""The report of all processes as plain data, which JSON can encode: the pages are made of it."""
+"""The report as plain data, which JSON can encode, and from which the pages are made."""
 
 from __future__ import annotations
 

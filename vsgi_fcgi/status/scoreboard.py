@@ -98,7 +98,7 @@ class Histogram:
 
     Attributes:
         counts: the number of durations in each bucket.
-        total: the sum of all durations, in seconds.
+        total: the sum of the durations, in seconds.
     """
 
     counts: list[int] = field(default_factory=lambda: [0] * BUCKETS)
@@ -110,7 +110,7 @@ class Histogram:
         self.total += other.total
 
     def quantile(self, share: float) -> float | None:
-        """Return a duration in seconds that this share of all durations does not exceed.
+        """Return a duration in seconds that this share of the durations does not exceed.
 
         It is interpolated within its bucket. None if there are no durations.
         """

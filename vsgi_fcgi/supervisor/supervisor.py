@@ -402,7 +402,7 @@ class Supervisor:
             return
         takers = [each for each in self.processes if each.is_up]
         if self.stopping is not None:
-            # A process that stops reads the connection once more, and then closes it.
+            # A process that stops reads the connection a last time, and then closes it.
             takers = [each for each in self.processes if each.served and not each.is_template]
         while self._moving and takers:
             message, fds = self._moving[0]
@@ -437,7 +437,7 @@ class Supervisor:
         process.served = time.monotonic()
         process.kill_at = None
         if process.retired:
-            # It was told while it loaded the app. Requests may have begun since.
+            # The message came while it loaded the app. Requests may have begun since.
             process.kill_at = process.served + self.grace + _KILL_AFTER
         if not self._has_served and not process.is_template:
             self._has_served = True

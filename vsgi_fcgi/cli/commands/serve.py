@@ -346,7 +346,7 @@ def _serve_status(
 
 
 def _make_scoreboard(options: Options) -> Scoreboard | None:
-    """Make the scoreboard of all processes, if the status is served."""
+    """Make the scoreboard that the processes share, if the status is served."""
     if not options.status_bind and options.status_path is None:
         return None
     from vsgi_fcgi.status.scoreboard import Scoreboard

@@ -84,7 +84,7 @@ def _show(text: str, as_json: bool) -> None:
 
 
 def stacks(line: CommandLine) -> int:
-    """Print the stacks of all workers of a server."""
+    """Print the stacks of a server's workers."""
     options = resolve(line, os.environ).options
     text = _get(_address(options, line), "/stacks")
     sys.stdout.write("\n".join(map(escape_controls, text.split("\n"))))

@@ -1,4 +1,4 @@
-"""Read the settings in the environment and in a TOML file, and combine those of all sources."""
+"""Read the settings in the environment and in a TOML file, and combine the sources."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def from_environment(command: Command, environment: Mapping[str, str]) -> dict[s
         if text.strip():
             given[name] = _checked(variable, command.converter(name).parse_all, text)
     if unknown:
-        # Only if necessary, because this imports the options of all commands.
+        # Only if necessary, because this imports every command's options.
         others = {variable_name(name) for other in COMMANDS.values() for name in other.fields}
         for variable in unknown:
             if variable not in others:
