@@ -55,11 +55,12 @@ def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
 
 
 def fair(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer 14 bytes, or 100 MB for ``/large``."""
-    if environ["PATH_INFO"] != "/large":
+    """Answer 14 bytes, 100 MB for ``/large``, or 1 GB for ``/gigabyte``."""
+    pieces = {"/large": 1526, "/gigabyte": 15259}.get(environ["PATH_INFO"])
+    if pieces is None:
         return app(environ, start_response)
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return (PIECE for _ in range(1526))
+    return (PIECE for _ in range(pieces))
 
 
 def neighbours(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
