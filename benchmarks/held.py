@@ -35,7 +35,10 @@ ITEM = b"the published item"
 """What `hello:held` publishes; each client looks for it."""
 
 _AT_ONCE = 200
-"""Connections that are opened without a pause."""
+"""Connections that are opened without a pause of 0.05 s."""
+
+_AT_ONCE_TO_PUSHPIN = 10
+"""The same for Pushpin, which answers 502 if more come than its parts hand over to each other."""
 
 NGINX = """
 {user}
@@ -104,17 +107,25 @@ class Clients:
         address: the address that they connect to.
         connections: the number of connections.
         each: the bytes that are sent on each connection.
+        count: the number of clients.
         first: what each client gets before the item; empty for nothing.
+        at_once: the number of connections that are opened without a pause.
     """
 
     def __init__(
-        self, address: str, connections: int, each: bytes, count: int, first: bytes
+        self,
+        address: str,
+        connections: int,
+        each: bytes,
+        count: int,
+        first: bytes,
+        at_once: int = _AT_ONCE,
     ) -> None:
         self._count = count
         self._poll = select.epoll()
         self._socks: dict[int, socket.socket] = {}
         for number in range(connections):
-            if number % _AT_ONCE == _AT_ONCE - 1:
+            if number % at_once == at_once - 1:
                 # nginx answers 502 if the backlog of the server is full.
                 time.sleep(0.05)
             sock = connect(address)
@@ -200,10 +211,11 @@ def fastcgi_clients(server: Measured, mode: str, count: int) -> Clients:
     return Clients(f"unix:{server.socket}", 10, each, count, first)
 
 
-def http_clients(port: int, mode: str, count: int) -> Clients:
+def http_clients(port: int, mode: str, count: int, at_once: int = _AT_ONCE) -> Clients:
     """Return clients with a connection each."""
     first = b"begun" if mode == "stream" else b""
-    return Clients(f"127.0.0.1:{port}", count, http_request_bytes(path=f"/{mode}"), count, first)
+    request = http_request_bytes(path=f"/{mode}")
+    return Clients(f"127.0.0.1:{port}", count, request, count, first, at_once)
 
 
 def ask(address: str, request: bytes) -> None:
@@ -340,7 +352,7 @@ def pushpin(mode: str, count: int, seconds: float) -> None:
             measure(
                 f"Pushpin, {mode}",
                 server,
-                lambda: http_clients(port, mode, count),
+                lambda: http_clients(port, mode, count, _AT_ONCE_TO_PUSHPIN),
                 lambda: ask(f"127.0.0.1:{control}", request + item),
                 count,
                 seconds,
