@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -26,6 +27,29 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
 # because Hypothesis reads the source of all local modules for it.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+
+_marks_of_test: set[str] | None = None
+
+
+def _refuse_unmarked(event: str, _: object) -> None:
+    """Fail a test that starts a process without a mark, so that the unit tests stay fast."""
+    if event == "subprocess.Popen" and _marks_of_test is not None:
+        assert _marks_of_test & {"process", "live"}, "a test that starts a process has a mark"
+
+
+sys.addaudithook(_refuse_unmarked)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Note the marks of the test that runs."""
+    global _marks_of_test
+    _marks_of_test = {mark.name for mark in item.iter_markers()}
+    try:
+        return (yield)
+    finally:
+        _marks_of_test = None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -130,6 +130,7 @@ def test_a_child_has_no_socket_of_the_server(worker: str) -> None:
         assert client.get().body == b"0"
 
 
+@pytest.mark.process
 def test_what_a_child_logs_is_in_the_log_and_its_signals_are_its_own(
     processes: ProcessGroup, tmp_path: Path
 ) -> None:
@@ -192,6 +193,7 @@ def sockets(pid: str) -> set[str]:
     return {link for link in found if link.startswith("socket:")}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_child_has_no_http_connection_and_answers_on_none(
     worker: str, processes: ProcessGroup, tmp_path: Path
@@ -238,6 +240,7 @@ def test_a_child_has_no_http_connection_and_answers_on_none(
     assert process.log().count('"GET /fork HTTP/1.1"') == 1
 
 
+@pytest.mark.process
 def test_a_child_that_has_a_client_asks_on_a_connection_of_its_own() -> None:
     script = """
 import gevent, os

@@ -14,7 +14,7 @@ from support.accounts import PublicPython, public_folder
 from support.fcgi.peer import Client
 from support.processes import Process, ProcessGroup, wait_until
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("root")]
 
 APP = """
 import errno, json, os

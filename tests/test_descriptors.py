@@ -11,6 +11,8 @@ import pytest
 from support.processes import ProcessGroup, free_port, wait_until
 from support.server import run_script
 
+pytestmark = pytest.mark.process
+
 APP = """
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])

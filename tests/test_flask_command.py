@@ -13,6 +13,8 @@ import pytest
 from support.fcgi.peer import Client
 from support.processes import Process, ProcessGroup, wait_until
 
+pytestmark = pytest.mark.process
+
 APP = """\
 from flask import Flask, request, url_for
 

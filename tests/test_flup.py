@@ -135,6 +135,7 @@ def test_no_roles(roles: tuple[int, ...]) -> None:
         fcgi.WSGIServer(app, roles=roles)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("roles", [(1,), (2,), (3,), (1, 2), (3, 1, 2)])
 def test_roles(processes: ProcessGroup, roles: tuple[int, ...]) -> None:
     script = FlupScript(processes, f"roles={roles}")
@@ -157,6 +158,7 @@ def test_no_threads() -> None:
         fcgi.WSGIServer(app, maxThreads=0)
 
 
+@pytest.mark.process
 def test_what_an_app_finds(processes: ProcessGroup) -> None:
     more = "environ={'mysite.settings': 'live', 'wsgi.multithread': 'no'}, multiprocess=True"
     script = FlupScript(processes, more)
@@ -170,6 +172,7 @@ def test_what_an_app_finds(processes: ProcessGroup) -> None:
     assert not script.socket.exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("module", "arguments", "flags"),
     [
@@ -205,6 +208,7 @@ def test_threads(
     assert most <= (3 if flags[0] else 1)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("umask", "arguments", "mode"),
     [(0o022, "umask=0", 0o777), (0o022, "umask=0o117", 0o660), (0o027, "", 0o750)],
@@ -220,6 +224,7 @@ def test_who_may_connect(processes: ProcessGroup, umask: int, arguments: str, mo
     wait_until(lambda: path.exists() and stat.S_IMODE(path.stat().st_mode) == mode, "the mode")
 
 
+@pytest.mark.process
 def test_a_port(processes: ProcessGroup) -> None:
     with listening() as taken:
         port = taken.getsockname()[1]
@@ -229,6 +234,7 @@ def test_a_port(processes: ProcessGroup) -> None:
     assert environ_of(("127.0.0.1", port))["REQUEST_METHOD"] == "GET"
 
 
+@pytest.mark.process
 def test_a_hangup_ends_a_run_and_the_script_decides(processes: ProcessGroup) -> None:
     script = FlupScript(processes)
     for times in (1, 2):
@@ -240,6 +246,7 @@ def test_a_hangup_ends_a_run_and_the_script_decides(processes: ProcessGroup) -> 
     assert script.process.stop() == 0
 
 
+@pytest.mark.process
 def test_a_hangup_gives_descriptor_0_back(processes: ProcessGroup) -> None:
     with listening() as sock:
         script = FlupScript(processes, stdin=sock)
@@ -250,6 +257,7 @@ def test_a_hangup_gives_descriptor_0_back(processes: ProcessGroup) -> None:
         assert script.process.stop() == 0
 
 
+@pytest.mark.process
 def test_nohup(processes: ProcessGroup) -> None:
     script = write_script(processes.folder, "bindAddress='app.sock'")
     argv = ["nohup", str(script)]
@@ -263,6 +271,7 @@ def test_nohup(processes: ProcessGroup) -> None:
     assert "again" not in process.log()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "variable"), [("", ""), ("forceCGI=True", ""), ("", "Y"), ("", "yes")]
 )
@@ -285,6 +294,7 @@ def test_cgi(tmp_path: Path, arguments: str, variable: str) -> None:
     assert '"wsgi.run_once": true' in run.stdout
 
 
+@pytest.mark.process
 def test_a_script_that_makes_a_daemon_of_itself(
     processes: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +318,7 @@ def test_a_script_that_makes_a_daemon_of_itself(
     wait_until(lambda: not processes.pids(), "the daemon's end")
 
 
+@pytest.mark.process
 def test_outside_of_the_main_thread(processes: ProcessGroup) -> None:
     script = processes.folder / "script.py"
     script.write_text(

@@ -19,6 +19,8 @@ import vsgi_fcgi.demo
 import vsgi_fcgi.protocol
 import vsgi_fcgi.wsgi
 
+pytestmark = pytest.mark.process
+
 PACKAGE_FOLDER = Path(vsgi_fcgi.__file__).parents[1]
 WERKZEUG_FOLDER = Path(werkzeug.__file__).parents[1]
 PROJECT_FOLDER = Path(__file__).parents[1]

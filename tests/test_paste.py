@@ -18,6 +18,8 @@ from support.processes import Process, ProcessGroup, free_port, wait_until
 
 from vsgi_fcgi.exceptions import UsageError
 
+pytestmark = pytest.mark.process
+
 SCRIPT = """\
 import sys
 

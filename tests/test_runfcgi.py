@@ -19,6 +19,8 @@ from vsgi_fcgi.cli.commands import SERVE
 from vsgi_fcgi.django.management.commands.runfcgi import read_words
 from vsgi_fcgi.exceptions import UsageError
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def project(processes: ProcessGroup) -> DjangoProject:

@@ -53,6 +53,7 @@ def _spelled(kind: object) -> str:
     return kind.__name__ if type(kind) is type else str(kind)
 
 
+@pytest.mark.process
 def test_a_wrong_keyword_is_an_error_in_the_users_editor(tmp_path: Path) -> None:
     file = tmp_path / "serve.py"
     file.write_text(USER_FILE)

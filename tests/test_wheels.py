@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from support.processes import unmeasured
 
+pytestmark = pytest.mark.process
+
 pytest.importorskip("hatchling")
 
 ROOT = Path(__file__).parents[1]

@@ -16,6 +16,8 @@ import pytest
 from support.pages import DOCS, ROOT
 from support.processes import unmeasured
 
+pytestmark = pytest.mark.process
+
 BENCHMARKS = ROOT / "benchmarks"
 STORED = DOCS / "topics" / "performance" / "results.json"
 

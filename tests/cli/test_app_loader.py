@@ -360,6 +360,7 @@ else:
     return run.stdout.strip()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("code", "verdict"),
     [
@@ -373,6 +374,7 @@ def test_unpatched_threading_is_fine(code: str, verdict: str) -> None:
     assert patching_verdict(code) == verdict
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("patch", "what"),
     [
@@ -389,6 +391,7 @@ def test_what_gevent_has_patched_names_the_way_out(patch: str, what: str) -> Non
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("patch", "what"), [("", "threading, socket and select"), ("socket=True", "socket")]
 )
@@ -414,6 +417,7 @@ threading.{name} = start
     return code, f"threading.{name}"
 
 
+@pytest.mark.process
 def test_any_other_patch_of_threading_is_recognised() -> None:
     code, name = replaced_start("green.threads")
     assert patching_verdict(code) == (
@@ -422,6 +426,7 @@ def test_any_other_patch_of_threading_is_recognised() -> None:
     )
 
 
+@pytest.mark.process
 def test_a_debugger_may_replace_what_starts_threads() -> None:
     code, _ = replaced_start("_pydev_bundle.pydev_monkey")
     assert patching_verdict(code) == "fine False"

@@ -16,6 +16,8 @@ from vsgi_fcgi.cli.own_process import apply_umask_and_chdir
 from vsgi_fcgi.cli.settings.command_line import parse
 from vsgi_fcgi.cli.settings.resolve import resolve
 
+pytestmark = pytest.mark.process
+
 ROOT = str(Path(vsgi_fcgi.__file__).parent.parent)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from support.commands import complaint, complaints, run_command, serve
 
+pytestmark = pytest.mark.process
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "logging.toml"
 
 APP = """

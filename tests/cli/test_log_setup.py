@@ -15,6 +15,8 @@ from vsgi_fcgi.build import COMPILED
 from vsgi_fcgi.cli.log_setup import configure_logging
 from vsgi_fcgi.cli.settings.options import Options
 
+pytestmark = pytest.mark.process
+
 
 @contextlib.contextmanager
 def fresh_loggers() -> Iterator[tuple[logging.Logger, logging.Logger]]:

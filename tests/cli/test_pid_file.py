@@ -134,6 +134,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+@pytest.mark.process
 def test_the_number_of_a_live_process_without_a_lock_is_refused(path: Path) -> None:
     """As other programs write it."""
     with sleeper() as process:
@@ -142,6 +143,7 @@ def test_the_number_of_a_live_process_without_a_lock_is_refused(path: Path) -> N
         assert path.read_text() == f"{process.pid}\n"
 
 
+@pytest.mark.process
 def test_a_number_that_another_process_has_by_now_is_replaced(path: Path) -> None:
     """As after a reboot: the process has begun long after the file was written."""
     with sleeper() as process:
@@ -152,6 +154,7 @@ def test_a_number_that_another_process_has_by_now_is_replaced(path: Path) -> Non
             assert path.read_text() == OURS
 
 
+@pytest.mark.process
 def test_the_number_of_a_process_that_only_waits_to_be_buried_is_replaced(path: Path) -> None:
     with sleeper() as process:
         path.write_text(f"{process.pid}\n")
@@ -216,6 +219,7 @@ def running(group: ProcessGroup, name: str, *options: str, app: str = APP) -> Pr
     return process
 
 
+@pytest.mark.process
 def test_two_servers_with_one_pid_file(processes: ProcessGroup, path: Path) -> None:
     first = running(processes, "first")
     assert path.read_text() == f"{first.pid}\n"
@@ -228,6 +232,7 @@ def test_two_servers_with_one_pid_file(processes: ProcessGroup, path: Path) -> N
     assert not path.exists()
 
 
+@pytest.mark.process
 def test_one_that_was_killed_is_followed_by_the_next(processes: ProcessGroup, path: Path) -> None:
     first = running(processes, "first")
     first.stop(signal.SIGKILL)
@@ -238,6 +243,7 @@ def test_one_that_was_killed_is_followed_by_the_next(processes: ProcessGroup, pa
     assert not path.exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", ["second signal", "graceful timeout"])
 def test_it_is_removed_when_the_server_leaves_at_once(
     how: str, processes: ProcessGroup, path: Path
@@ -260,12 +266,14 @@ def test_it_is_removed_when_the_server_leaves_at_once(
     assert not path.exists()
 
 
+@pytest.mark.process
 def test_it_is_removed_when_the_app_cannot_be_loaded(processes: ProcessGroup, path: Path) -> None:
     process = start(processes, "server", app="apps.routes:no_such_app")
     assert process.wait() == 2
     assert not path.exists()
 
 
+@pytest.mark.process
 def test_a_relative_path_is_one_in_the_folder_of_the_app(
     processes: ProcessGroup, path: Path, tmp_path: Path
 ) -> None:
@@ -278,6 +286,7 @@ def test_a_relative_path_is_one_in_the_folder_of_the_app(
     assert not path.exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", ["fork", "exec"])
 def test_a_child_that_outlives_the_server_does_not_keep_it(
     how: str, processes: ProcessGroup, tmp_path: Path, path: Path
@@ -309,6 +318,7 @@ def test_a_child_that_outlives_the_server_does_not_keep_it(
         os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("root")
 def test_a_folder_that_is_closed_to_the_new_user(public_python: PublicPython) -> None:
     """The file stays behind, empty; the next server takes it."""

@@ -20,6 +20,8 @@ from support.accounts import NOBODY, WEB, PublicPython, public_folder
 from support.fcgi.peer import Client
 from support.processes import Process, ProcessGroup
 
+pytestmark = pytest.mark.process
+
 APP = """
 import json, os
 

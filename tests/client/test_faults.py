@@ -6,6 +6,7 @@ import os
 import signal
 
 import gevent
+import pytest
 from apps.sums import app
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
@@ -44,6 +45,7 @@ def test_no_byte_is_of_another_request_with_little_memory() -> None:
         wait_here(lambda: not only(client).in_flight)
 
 
+@pytest.mark.process
 def test_a_server_that_is_killed_under_100_requests_and_started_again(
     processes: ProcessGroup,
 ) -> None:

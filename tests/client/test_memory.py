@@ -15,6 +15,8 @@ from support.fcgi.scripted import HEAD, Peer, Script, answer, scripted, stdout
 from support.memory import Measured, wait_until_read
 from support.processes import ProcessGroup
 
+pytestmark = pytest.mark.process
+
 Relay = Callable[..., Measured]
 
 

@@ -428,6 +428,7 @@ def test_closing_ends_what_is_in_flight_and_what_waits() -> None:
             client.request("GET", "/")
 
 
+@pytest.mark.process
 def test_a_script_without_close_ends() -> None:
     """Nothing of the client keeps a program alive."""
     script = (

@@ -29,6 +29,7 @@ PYTHON = [block for block in all_blocks("python") if block.page != TUTORIAL]
 _SERVES = re.compile(r"^\s.*\bserver\.run\(\)", re.MULTILINE)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python(block: Block, processes: ProcessGroup) -> None:
     script = processes.folder / "code.py"

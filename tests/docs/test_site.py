@@ -17,7 +17,7 @@ from vsgi_fcgi.cli.commands import SERVE
 from vsgi_fcgi.cli.settings.command import key_name, variable_name
 
 # The first test builds the site.
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,7 @@ json.dump({
 """
 
 
+@pytest.mark.process
 def test_a_web_server_is_added_by_one_file(tmp_path: Path) -> None:
     """To the configurations, to the doctor and to the quirks."""
     (tmp_path / "parrot.py").write_text(MADE_UP)

@@ -112,6 +112,7 @@ def test_a_listener_is_native_nonblocking_and_not_inherited_by_children(
     assert can_connect(listener)
 
 
+@pytest.mark.process
 def test_gevent_patching_does_not_reach_the_sockets() -> None:
     facts = in_child(
         """
@@ -427,6 +428,7 @@ def in_child(code: str, stdin: int = subprocess.DEVNULL) -> dict[str, object]:
     return facts
 
 
+@pytest.mark.process
 def test_fd_0_moves_up_and_dev_null_takes_its_place() -> None:
     with socket.create_server(("127.0.0.1", 0)) as parent:
         facts = in_child(

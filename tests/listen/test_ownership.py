@@ -208,6 +208,7 @@ def test_what_only_root_may_do() -> None:
         assert not path.exists()
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("root")
 def test_a_group_of_ones_own_needs_no_root(public_python: PublicPython) -> None:
     code = (

@@ -126,6 +126,7 @@ def test_a_named_pipe_without_a_reader_is_said_at_the_start(tmp_path: Path) -> N
     server.close()
 
 
+@pytest.mark.process
 def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     script = """
 import os, resource, tempfile

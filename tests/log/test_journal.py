@@ -147,6 +147,7 @@ def test_a_record_that_cannot_be_formatted_is_an_error_of_the_log(
     assert "--- Logging error ---" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_a_journal_that_is_slow_is_waited_for_natively(journal: Journal) -> None:
     """A socket that is patched belongs to one thread's hub, and the log has its own thread."""
     script = f"""
@@ -194,6 +195,7 @@ def test_without_the_package_it_does_not_start(
     assert "pip install 'vsgi-fcgi[journald]'" in str(caught.value)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.path.exists(SOCKET), reason="systemd's journal runs on this machine")
 def test_the_command_says_that_there_is_no_journal(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("app = print\n")

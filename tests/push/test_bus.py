@@ -16,6 +16,8 @@ from support.redis_server import RedisServer
 
 from vsgi_fcgi.push.bus import Bus
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[ProcessGroup]:

@@ -67,6 +67,7 @@ def test_without_a_server_the_error_says_what_to_do() -> None:
         publish("news", http_stream=b"x")
 
 
+@pytest.mark.process
 def test_after_a_fork_the_error_says_where_to_publish() -> None:
     output = subprocess.run(
         [sys.executable, "-c", IN_CHILD], capture_output=True, text=True, timeout=20

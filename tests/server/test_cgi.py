@@ -14,6 +14,8 @@ from support.processes import free_port, unmeasured
 
 from vsgi_fcgi.server.cgi import without_query
 
+pytestmark = pytest.mark.process
+
 APP = """
 import json, os, sys, time
 print("printed while loading")

@@ -160,6 +160,7 @@ def test_many_more_clients_than_connections_are_all_served() -> None:
             thread.join(10)
 
 
+@pytest.mark.process
 def test_without_descriptors_accepting_pauses_and_goes_on() -> None:
     script = """
 import os, resource, time
@@ -193,6 +194,7 @@ print("served")
     assert run_script(script) == "served\n"
 
 
+@pytest.mark.process
 def test_every_pause_is_as_long_as_the_first() -> None:
     """A libev timer that is merely started again has no time left: it would never pause."""
     script = """
@@ -226,6 +228,7 @@ with logged() as log, running(hello, threads=1, accept_backoff=0.1) as server:
     assert float(run_script(script)) > 0.19
 
 
+@pytest.mark.process
 def test_the_soft_limit_of_descriptors_is_raised_at_start() -> None:
     script = """
 import resource

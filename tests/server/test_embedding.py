@@ -213,6 +213,7 @@ def test_unix_peers_are_not_asked_for_their_address(monkeypatch: pytest.MonkeyPa
         assert server.connect().get("/unix").body == b"/unix"
 
 
+@pytest.mark.process
 def test_run_serves_until_sigterm_and_says_how_it_went(tmp_path: Path) -> None:
     script = f"""
 import os, signal, sys, threading
@@ -255,6 +256,7 @@ def test_a_gone_client_costs_no_grace() -> None:
         free.set()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("serve", ["start", "run"])
 def test_a_process_that_eventlet_has_patched_gets_an_exception(serve: str) -> None:
     """Patched before this package is imported: a thread of the server would never begin."""
@@ -284,6 +286,7 @@ def test_a_process_that_eventlet_has_patched_gets_an_exception(serve: str) -> No
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("request_runs", [False, True])
 def test_worker_threads_do_not_keep_a_process_alive(request_runs: bool) -> None:
     """Neither idle ones nor one whose app is stuck, in a process that never calls `stop`."""

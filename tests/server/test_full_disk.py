@@ -9,6 +9,8 @@ from __future__ import annotations
 import pytest
 from support.server import WORKERS, run_script
 
+pytestmark = pytest.mark.process
+
 SETUP = """
 import resource
 from support.server import hello, echo, logged, respond, running, wait_until

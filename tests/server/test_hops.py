@@ -15,6 +15,8 @@ from support.build import traces_calls
 from support.fcgi.peer import Client
 from support.processes import ProcessGroup, wait_until
 
+pytestmark = pytest.mark.process
+
 REQUESTS = 20
 
 SERVER = """

@@ -13,6 +13,8 @@ from support.fcgi.peer import Client, request_params, whole_request
 from support.memory import Measured, wait_until_read
 from support.processes import ProcessGroup, wait_until
 
+pytestmark = pytest.mark.process
+
 APP = """
 closed = 0
 

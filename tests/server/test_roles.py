@@ -526,6 +526,7 @@ def test_many_filters_on_one_connection() -> None:
 # Plain CGI, and the access log.
 
 
+@pytest.mark.process
 def test_plain_cgi_has_responders_alone() -> None:
     script = (
         "import os, sys\n"

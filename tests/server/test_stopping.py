@@ -343,6 +343,7 @@ def test_a_stop_under_load_loses_no_request_that_was_sent_before_an_answer() -> 
         assert torn == []
 
 
+@pytest.mark.process
 def test_the_deadline_holds_if_the_handler_never_runs() -> None:
     """A signal that another thread gets does not wake an app that waits in the kernel."""
     script = """

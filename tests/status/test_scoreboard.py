@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from vsgi_fcgi.server.services import Counts
 from vsgi_fcgi.status.scoreboard import (
     BUCKETS,
@@ -56,6 +58,7 @@ def test_the_supervisor_keeps_the_figures_of_a_process_that_has_ended() -> None:
     assert [(each.begin, each.requests) for each in past.periods] == [(9, 15)]
 
 
+@pytest.mark.process
 def test_a_block_belongs_to_one_process_until_it_ends() -> None:
     fd = Scoreboard.create(processes=3, requests=2)
     claim = (
@@ -119,6 +122,7 @@ def test_a_reader_never_gets_half_of_two_states() -> None:
         thread.join()
 
 
+@pytest.mark.process
 def test_the_block_of_a_killed_process_can_be_read_and_used_again() -> None:
     fd = Scoreboard.create(processes=2, requests=2)
     board = Scoreboard(fd)

@@ -27,6 +27,8 @@ from support.commands import complaint, run_command
 from support.fcgi.peer import Client
 from support.processes import Process, ProcessGroup, free_port, wait_until
 
+pytestmark = pytest.mark.process
+
 TESTS = Path(__file__).parents[1]
 
 

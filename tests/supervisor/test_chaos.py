@@ -14,6 +14,8 @@ from support.processes import ProcessGroup, wait_until
 from support.project import Project
 from support.supervised import Supervised
 
+pytestmark = pytest.mark.process
+
 APP = """
 import ctypes, os
 

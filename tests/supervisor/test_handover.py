@@ -16,6 +16,8 @@ from support.processes import ProcessGroup, wait_until
 from support.project import Project
 from support.supervised import Supervised
 
+pytestmark = pytest.mark.process
+
 # Answers the process id and the length of the body; waits at a FIFO if the path says so.
 APP = """
 import os

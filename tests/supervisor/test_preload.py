@@ -11,6 +11,8 @@ from support.processes import ProcessGroup, wait_until
 from support.project import SAYS, Project
 from support.supervised import Supervised, pids_app
 
+pytestmark = pytest.mark.process
+
 # Notes each time that it is loaded.
 LOADED = "open('loaded', 'a').write('x')\n"
 

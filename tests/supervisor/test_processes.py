@@ -19,6 +19,8 @@ from support.processes import ProcessGroup, free_port, wait_until
 from support.project import SAYS, Project
 from support.supervised import Supervised, pids_app
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:

@@ -12,6 +12,8 @@ from support.fcgi.peer import Client
 from support.processes import ProcessGroup, wait_until
 from support.published import PublishedSite
 
+pytestmark = pytest.mark.process
+
 LARGE = 900_000
 
 

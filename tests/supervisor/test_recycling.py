@@ -13,6 +13,8 @@ from support.project import Project, Reloading
 from support.supervised import Supervised, pids_app
 from support.systemd import activate
 
+pytestmark = pytest.mark.process
+
 # Keeps 10 MiB more with each request.
 LEAKS = "import os\nkept = []\n" + pids_app("kept.append(os.urandom(10 << 20))")
 

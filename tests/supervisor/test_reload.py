@@ -17,6 +17,8 @@ from support.gates import Gate
 from support.processes import ProcessGroup, wait_until
 from support.project import SAYS, Project, Reloading
 
+pytestmark = pytest.mark.process
+
 # Waits at a FIFO that the query names, and says before that it does.
 WAITS = """\
 from pathlib import Path

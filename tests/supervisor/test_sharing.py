@@ -14,6 +14,8 @@ from support.supervised import Supervised, pids_app
 
 from vsgi_fcgi.listen.sharing import SLOTS, Sharing, make_table
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:

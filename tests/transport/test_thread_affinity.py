@@ -103,6 +103,7 @@ def test_no_thread_but_the_main_contexts_may_do_its_work() -> None:
     assert done == ["main"]
 
 
+@pytest.mark.process
 def test_the_marks_cost_nothing_where_nothing_is_checked() -> None:
     script = """
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only

@@ -30,6 +30,7 @@ def test_the_main_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) ->
         assert COMMANDS[name].summary in out
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_imports_nothing_of_another(name: str) -> None:
     words = [name] if name else []

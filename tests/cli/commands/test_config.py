@@ -337,6 +337,7 @@ def test_lighttpd_parts_a_command_at_blanks(capsys: pytest.CaptureFixture[str]) 
     assert (options.log_format, options.mount_point) == ("%(name)s$x'y", "")
 
 
+@pytest.mark.process
 def test_nginx_takes_no_long_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["nginx", "app", "--standalone", str(tmp_path), "--log-format"]
     path = tmp_path / "whole"
@@ -352,6 +353,7 @@ def test_a_module_that_is_called_config() -> None:
     assert line.given == {"app": "config:app", "threads": 3}
 
 
+@pytest.mark.process
 def test_the_app_is_not_loaded(tmp_path: Path) -> None:
     output = run_command(tmp_path, "config", "nginx", "there.is.no.such:app", "-p", "9000")
     assert (output.status, output.err) == (0, "")
@@ -374,6 +376,7 @@ def test_it_says_for_which_versions_it_is(
         assert "From HAProxy 3.2 on, requests share connections" in text
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_web_server_takes_it(
     capsys: pytest.CaptureFixture[str], program: str, tmp_path: Path
@@ -424,6 +427,7 @@ def test_where_files_belong(words: str, paths: str) -> None:
     assert files[0].path in files[0].text
 
 
+@pytest.mark.process
 def test_no_room_for_it(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         argv = [str(Path(sys.executable).with_name("vsgi-fcgi")), "config", "caddy", "app"]
@@ -445,6 +449,7 @@ def test_a_folder_that_is_gone(
     )
 
 
+@pytest.mark.process
 def test_files(tmp_path: Path) -> None:
     units = tmp_path / "units"
     units.mkdir()
@@ -494,6 +499,7 @@ def _verify(folder: Path, level: str) -> str:
     return run.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "words",
     [

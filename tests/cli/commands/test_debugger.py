@@ -14,6 +14,8 @@ from support.fcgi.peer import Answer, Client
 from support.processes import ProcessGroup, wait_until
 from support.project import Project, Reloading
 
+pytestmark = pytest.mark.process
+
 PLAIN = """\
 def app(environ, start_response):
     secret = "<fourty-two>"

@@ -20,6 +20,8 @@ from support.flup import connects
 from support.front_ends.servers import command
 from support.processes import ProcessGroup, wait_until
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def doctor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoctorServer]:

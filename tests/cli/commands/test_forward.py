@@ -68,6 +68,7 @@ def test_what_makes_no_sense_in_a_table(tmp_path: Path, text: str, message: str)
         resolve(parse(["gateway", "--config", str(path)]), {})
 
 
+@pytest.mark.process
 def test_one_sentence_says_what_is_wrong(tmp_path: Path) -> None:
     cases = [
         ("gateway --http 127.0.0.1:0", "--upstream is missing; name the"),
@@ -91,6 +92,7 @@ def test_one_sentence_says_what_is_wrong(tmp_path: Path) -> None:
         assert sentence in said, words
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", ["gateway --http 127.0.0.1:0", "relay --bind unix:./r"])
 def test_the_configuration_can_be_checked_and_printed(tmp_path: Path, words: str) -> None:
     line = [*words.split(), "--upstream", "unix:./a", "--connections", "3"]
@@ -104,6 +106,7 @@ def test_the_configuration_can_be_checked_and_printed(tmp_path: Path, words: str
     assert "response-timeout = 60 " in printed.out
 
 
+@pytest.mark.process
 def test_apps_of_these_names_can_still_be_named(tmp_path: Path) -> None:
     (tmp_path / "gateway.py").write_text("def app(environ, start):\n    return []\n")
     checked = run_command(tmp_path, "gateway:app", "--check-config")

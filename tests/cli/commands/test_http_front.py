@@ -21,6 +21,8 @@ import pytest
 from support.http import Client, connect, receive, request
 from support.processes import Process, ProcessGroup, free_port, wait_until
 
+pytestmark = pytest.mark.process
+
 TESTS = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "vsgi_fcgi")
 APP = "apps.behind_http:app"

@@ -13,6 +13,8 @@ from support.fcgi.peer import Client
 from support.processes import ProcessGroup
 from support.published import PublishedSite
 
+pytestmark = pytest.mark.process
+
 ITEM = {"channel": "news", "id": "1", "formats": {"http-stream": {"content": "data: hi\n\n"}}}
 
 

@@ -16,6 +16,8 @@ from support.front_ends.servers import EXAMPLES, AppServer
 from support.processes import ProcessGroup, wait_until
 from support.project import SAYS, Project, Reloading
 
+pytestmark = pytest.mark.process
+
 FAILS = """\
 def app(environ, start_response):
     raise LookupError("a secret")

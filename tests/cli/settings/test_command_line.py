@@ -136,6 +136,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.process
 def test_the_command_is_cheap_to_import() -> None:
     code = "import sys, vsgi_fcgi.cli; print({'gevent', 'argparse', 'socket'} & set(sys.modules))"
     run = subprocess.run(

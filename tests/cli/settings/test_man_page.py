@@ -36,6 +36,7 @@ def rendered() -> str:
     return run.stdout
 
 
+@pytest.mark.process
 def test_the_manual_page_has_everything_and_no_mistake_of_roff() -> None:
     text = rendered()
     words = set(re.findall(r"--[\w-]+", text))
@@ -59,6 +60,7 @@ def test_the_wheel_brings_the_manual_page() -> None:
     assert page.read_text() == manual()
 
 
+@pytest.mark.process
 def test_the_manual_page_can_be_made_before_anything_is_installed() -> None:
     # The build of a wheel makes it, in an environment that has no gevent.
     code = (
@@ -86,6 +88,7 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
     assert all(key.replace("_", "-") in script for key in SERVE.fields if key != "app")
 
 
+@pytest.mark.process
 def test_bash_completes_options_and_values(tmp_path: Path) -> None:
     pytest.importorskip("shtab")
     script = subprocess.run(

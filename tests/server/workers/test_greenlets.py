@@ -21,6 +21,8 @@ from support.server import TESTS, hello, run_script
 from vsgi_fcgi import Server
 from vsgi_fcgi.exceptions import UsageError
 
+pytestmark = pytest.mark.process
+
 APP = "apps.cooperative:app"
 
 CUT_OFF = ("--graceful-timeout", "0")
