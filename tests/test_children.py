@@ -178,6 +178,8 @@ def test_the_loop_of_a_child_has_nothing_to_do() -> None:
         blocked = server.connect()
         blocked.ask(1, "/large")
         wait_until(lambda: server.connection().writer.blocked, "a writer that is blocked")
+        # The thread of the log may be late.
+        log.wait_for("listening on")
         before = len(log.lines)
         assert int(server.connect().get("/fork").body) < 10
         assert log.lines[before:] == []
