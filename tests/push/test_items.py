@@ -191,6 +191,12 @@ def test_any_json_is_read_or_an_error(items: Any) -> None:
     assert all("channel" in item for item in items)
 
 
+def test_an_item_in_other_formats_only_is_not_passed_on() -> None:
+    body = b'{"items": [{"channel": "a", "formats": {"ws-message": {"content": "x"}}}]}'
+    sent = [*read_items(body, 1000), Item("b", stream=StreamPart(b"x"), size=1)]
+    assert read_items(write_items(sent), 1000) == sent[1:]
+
+
 def test_make_item() -> None:
     item = make_item("a", http_stream="é", http_response=b"b", id="1", meta={"c": "d"})
     assert item == Item(

@@ -63,6 +63,9 @@ def test_what_does_not_fit(operation: dict[str, Any]) -> None:
         [{"op": "add", "path": "b", "value": 1}],
         [{"op": "add", "path": "/b"}],
         [{"op": "move", "path": "/b"}],
+        [{"op": "remove", "path": ""}],
+        [{"op": "move", "from": "", "path": ""}],
+        [{"op": "add", "path": "/b", "value": json.loads("[" * 100 + "]" * 100)}],
         [{"op": "test", "path": "", "value": 1}] * 1001,
     ],
 )
@@ -75,6 +78,30 @@ def test_malformed_patches(patch: Any) -> None:
 def test_a_body_that_cannot_be_patched(body: bytes) -> None:
     with pytest.raises(PatchError, match="not an object or a list"):
         apply_patch(body, [])
+
+
+def test_a_patch_is_not_changed_by_its_use() -> None:
+    patch: list[dict[str, Any]] = [
+        {"op": "add", "path": "/a", "value": []},
+        {"op": "add", "path": "/a/-", "value": 1},
+    ]
+    for _ in range(2):
+        assert apply_patch(b"{}", patch) == b'{"a":[1]}'
+
+
+def test_a_document_that_gets_too_deep() -> None:
+    document = b"[" * 900 + b"]" * 900
+    nest = [
+        {"op": "add", "path": "/0", "value": json.loads("[" * 90 + "]" * 90)},
+        {"op": "move", "from": "/1", "path": "/0" * 90},
+    ]
+    with pytest.raises(PatchError, match="too many levels"):
+        apply_patch(document, nest)
+
+
+def test_a_path_in_a_message_is_one_line() -> None:
+    with pytest.raises(PatchError, match=r"'/a\\nb' is not in the document"):
+        apply_patch(b"{}", [{"op": "remove", "path": "/a\nb"}])
 
 
 def test_the_form_of_the_result() -> None:

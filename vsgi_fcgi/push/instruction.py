@@ -8,7 +8,6 @@ where this server is stricter than Pushpin.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -352,7 +351,7 @@ def _keep_alive(value: str) -> KeepAlive:
     kind = parameters.get("format") or "raw"
     mode = parameters.get("mode") or "idle"
     if mode not in ("idle", "interval"):
-        raise InstructionError(f"{where}: mode={mode} must be idle or interval")
+        raise InstructionError(f"{where}: mode={mode!r} must be idle or interval")
     if kind == "raw":
         data = content.encode()
     elif kind == "cstring":
@@ -360,7 +359,7 @@ def _keep_alive(value: str) -> KeepAlive:
     elif kind == "base64":
         data = _base64(where, content)
     else:
-        raise InstructionError(f"{where}: format={kind} must be raw, cstring or base64")
+        raise InstructionError(f"{where}: format={kind!r} must be raw, cstring or base64")
     seconds = _KEEP_ALIVE_TIMEOUT
     if "timeout" in parameters:
         seconds = max(_seconds(f"{where}; timeout", parameters["timeout"]), 1)
@@ -388,7 +387,7 @@ def _cstring(text: str) -> bytes:
 def _base64(where: str, text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error, or a character that is not ASCII
         raise InstructionError(f"{where}: {text!r} is not base64") from None
 
 
@@ -434,6 +433,15 @@ def _wrong(text: str) -> InstructionError:
 _typed = partial(typed, _wrong)
 
 
+def _string(value: Any, what: str) -> str:
+    text: str = _typed(value, str, what)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InstructionError(f"{INSTRUCT_TYPE}: {what} has half of a surrogate pair") from None
+    return text
+
+
 def _json_seconds(values: dict[str, Any], where: str) -> int:
     seconds = _typed(values["timeout"], int, f"'timeout' of {where}")
     if not 0 <= seconds <= _MAX_SECONDS:
@@ -448,9 +456,9 @@ def _read_hold(values: dict[str, Any], hold: Hold) -> str:
     channels = {channel.name: channel for channel in hold.channels}
     for entry in _typed(values["channels"], list, "'channels'"):
         entry = _typed(entry, dict, "an element of 'channels'")
-        channel = HeldChannel(_typed(entry.get("name"), str, "'name' of a channel"))
+        channel = HeldChannel(_string(entry.get("name"), "'name' of a channel"))
         if entry.get("prev-id") is not None:
-            channel.prev_id = _typed(entry["prev-id"], str, "'prev-id' of a channel")
+            channel.prev_id = _string(entry["prev-id"], "'prev-id' of a channel")
         filters = _typed(entry.get("filters", []), list, "'filters' of a channel")
         channel.filters = _filters(
             channel.name, [_typed(name, str, "a filter") for name in filters]
@@ -467,7 +475,10 @@ def _read_hold(values: dict[str, Any], hold: Hold) -> str:
             seconds = max(_json_seconds(keep_alive, "'keep-alive'"), 1)
         hold.keep_alive = KeepAlive(content, seconds)
     meta = _typed(values.get("meta", {}), dict, "'meta'")
-    hold.meta = {**hold.meta, **{name: _typed(meta[name], str, "'meta'") for name in meta}}
+    for name, value in meta.items():
+        _string(name, "a name in 'meta'")
+        _string(value, "'meta'")
+    hold.meta = {**hold.meta, **meta}
     return mode
 
 

@@ -142,8 +142,12 @@ def read_items(body: bytes, max_item_bytes: int) -> list[Item]:
 
 
 def write_items(items: list[Item]) -> bytes:
-    """Return the JSON from which `read_items` reads these items."""
-    values = {"items": [_item_values(item) for item in items]}
+    """Return the JSON from which `read_items` reads these items.
+
+    Items that have only formats that this server does not send, such as ws-message, are left out.
+    """
+    sent = [item for item in items if item.stream is not None or item.response is not None]
+    values = {"items": [_item_values(item) for item in sent]}
     return json.dumps(values, separators=(",", ":")).encode()
 
 
