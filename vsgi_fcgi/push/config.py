@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import importlib.util
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -92,11 +91,15 @@ class PushConfig:
         Raises:
             UsageError: the text after ``base64:`` is invalid.
         """
-        if self.push_key is None or not self.push_key.startswith("base64:"):
-            return None if self.push_key is None else self.push_key.encode()
+        key = self.push_key
+        if key is None:
+            return None
+        if not key.startswith("base64:"):
+            # A key in the environment may have any bytes.
+            return key.encode("utf-8", "surrogateescape")
         try:
-            return base64.b64decode(self.push_key.removeprefix("base64:"), validate=True)
-        except binascii.Error as error:
+            return base64.b64decode(key.removeprefix("base64:"), validate=True)
+        except ValueError as error:  # binascii.Error, or a character that is not ASCII
             raise UsageError(f"push_key is not valid after base64: {error}") from None
 
 

@@ -153,6 +153,11 @@ def test_whoever_names_one_address_names_them_all(folder: Path) -> None:
         ("worker = 'fork'", "worker in site.toml is 'fork', but must be one of thread, main"),
         ("max-queued = 1\nmax_queued = 2", "max-queued is twice in site.toml, with - and with _"),
         ("threads = ", "the configuration file site.toml is not TOML: Invalid value"),
+        ("threads = " + "[" * 2000, "the configuration file site.toml is not TOML: maximum recurs"),
+        ("threads = " + "9" * 5000, "the configuration file site.toml is not TOML: Exceeds the"),
+        ("threads = " + "9" * 400, "threads in site.toml: the number does not fit into 64 bits"),
+        ("send-timeout = " + "9" * 400, "send-timeout in site.toml: the number does not fit"),
+        ("push-key = 'base64:ü'", "push-key in site.toml is not valid after base64"),
         ("[tool.vsgi-fcgi]\nthreads = 3", "tool in site.toml: there is no such setting"),
     ],
 )
@@ -217,6 +222,23 @@ def test_what_is_printed_is_a_configuration_file_that_says_the_same(folder: Path
     assert printed.count("# site.toml\n") == len(SERVE.fields)
     (folder / "again.toml").write_text(printed)
     assert use("-c again.toml").options == found.options
+
+
+def test_the_settings_of_another_command_are_printed_as_its_table(folder: Path) -> None:
+    found = use("relay --upstream unix:/run/a.sock --connections 3")
+    (folder / "again.toml").write_text(found.as_toml())
+    assert use("relay -c again.toml").options == found.options
+
+
+def test_each_digit_of_a_number_is_printed(folder: Path) -> None:
+    printed = use("--send-timeout 0.123456789 --receive-timeout 30").as_toml()
+    assert "\nsend-timeout = 0.123456789 " in printed
+    assert "\nreceive-timeout = 30 " in printed
+
+
+def test_a_file_name_that_is_not_utf_8_cannot_be_printed(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"chdir is '/\\udcff', which is not UTF-8"):
+        use("--chdir /\udcff").as_toml()
 
 
 def test_a_text_with_anything_in_it_is_printed_as_toml(folder: Path) -> None:

@@ -275,11 +275,19 @@ def converter_for(annotation: Any) -> Converter:
 # Text
 
 
+def _fitting(number: int) -> int:
+    """Return a number that has at most 64 bits, as TOML requires."""
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError("the number does not fit into 64 bits")
+    return number
+
+
 def _parse_int(text: str) -> int:
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a whole number") from None
+    return _fitting(number)
 
 
 def _parse_float(text: str) -> float:
@@ -291,9 +299,10 @@ def _parse_float(text: str) -> float:
 
 def _parse_octal(text: str) -> int:
     try:
-        return int(text, 8)
+        number = int(text, 8)
     except ValueError:
         raise ValueError(f"{text!r} is not an octal number such as 0660") from None
+    return _fitting(number)
 
 
 def _parse_count(text: str) -> int:
@@ -306,9 +315,10 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def _parse_size(text: str) -> int:
     unit = _UNITS.get(text[-1:].upper())
     try:
-        return int(text) if unit is None else int(text[:-1]) * unit
+        number = int(text) if unit is None else int(text[:-1]) * unit
     except ValueError:
         raise ValueError(f"{text!r} is not a size such as 300M") from None
+    return _fitting(number)
 
 
 _BOOLEANS = {
@@ -329,13 +339,15 @@ def _parse_bool(text: str) -> bool:
 
 def _int_from_toml(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
+        return _fitting(value)
     raise ValueError(f"{value!r} is not a whole number")
 
 
 def _float_from_toml(value: object) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(value, float):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(_fitting(value))
     raise ValueError(f"{value!r} is not a number")
 
 
@@ -371,6 +383,12 @@ def _count_to_toml(value: int) -> str:
     return str(value) if value else '"auto"'
 
 
+def _float_to_toml(value: float) -> str:
+    # 30 rather than 30.0, but every digit that a user has given.
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def _str_to_toml(value: str) -> str:
     # A JSON string is also a TOML string, except for the character DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
@@ -379,7 +397,7 @@ def _str_to_toml(value: str) -> str:
 _TEXT = Converter("TEXT", str, _str_from_toml, _str_to_toml)
 _OCTAL = Converter("MODE", _parse_octal, _octal_from_toml, _octal_to_toml)
 
-_FLOAT = Converter("SECONDS", _parse_float, _float_from_toml, lambda value: f"{value:g}")
+_FLOAT = Converter("SECONDS", _parse_float, _float_from_toml, _float_to_toml)
 _COUNT = Converter("N", _parse_count, _count_from_toml, _count_to_toml)
 _SIZE = Converter("SIZE", _parse_size, _size_from_toml, str)
 

@@ -35,10 +35,17 @@ class Configuration:
     origins: dict[str, str]
 
     def as_toml(self) -> str:
-        """Return all settings as a configuration file, with the source of each."""
+        """Return all settings as a configuration file, with the source of each.
+
+        Raises:
+            UsageError: a setting cannot be written in TOML.
+        """
+        command, heading = self.command, None
         lines: list[str] = []
-        heading = None
-        for name, item in self.command.fields.items():
+        if command.name and command.base is None:
+            # The settings at the top level are those of the server.
+            lines.append(f"[{command.name}]")
+        for name, item in command.fields.items():
             group = item.metadata["group"]
             if group != heading:
                 heading = group
@@ -64,6 +71,13 @@ class Configuration:
             setting = f"# {key_name(name)} is not set"
         else:
             setting = f"{key_name(name)} = {self.command.converter(name).all_to_toml(value)}"
+        try:
+            setting.encode()
+        except UnicodeEncodeError:
+            # A file name, from the command line or the environment, may have any bytes.
+            raise UsageError(
+                f"{key_name(name)} is {value!r}, which is not UTF-8 and cannot be written in TOML"
+            ) from None
         return f"{setting:<40}  # {self.origins[name]}"
 
 
@@ -191,7 +205,8 @@ def from_file(command: Command, path: str) -> dict[str, Any]:
         raise UsageError(
             f"the configuration file {path} cannot be read: {os.strerror(error.errno or 0)}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not only TOMLDecodeError: a number may be too long, and arrays may be nested too deeply.
         raise UsageError(f"the configuration file {path} is not TOML: {error}") from error
     if os.path.basename(path) == PYPROJECT:
         tool = table.get("tool", {})
