@@ -134,6 +134,16 @@ REFUSED = {
     "HTTP/2.0": (505, b"GET /a HTTP/2.0\r\nHost: x\r\n\r\n"),
     "HTTP/0.9 by name": (505, b"GET /a HTTP/0.9\r\nHost: x\r\n\r\n"),
     # Limits
+    "bare LF before an unknown transfer coding": (
+        400,
+        b"POST /a HTTP/1.1\r\n\nTransfer-Encoding: x\r\n\r\n",
+    ),
+    "head too long, and a bare LF after it": (431, GET + b"A: " + b"x" * 1980 + b"\r\n\r\na\nb"),
+    "head too long, and a bare LF beyond the maximum": (
+        431,
+        GET + b"A: " + b"x" * 1980 + b"\n" + b"B: c\r\n\r\n",
+    ),
+    "not a method, and too long": (400, b"\x16" + b"x" * 400 + b"\r\n\r\n"),
     "too many fields": (431, GET + b"A: 1\r\n" * 10 + END),
     "head too long": (431, GET + b"A: " + b"x" * 1980 + b"\r\n\r\n"),
     "target too long": (414, target(b"/" * 301)),

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from vsgi_fcgi.exceptions import ResponseError
 from vsgi_fcgi.wsgi.response import encode_header_block
-from vsgi_fcgi.wsgi.response_head import ResponseHead, ResponseHeadReader, parse_response_head
+from vsgi_fcgi.wsgi.response_head import (
+    InterimFilter,
+    ResponseHead,
+    ResponseHeadReader,
+    parse_response_head,
+)
 
 LIMIT = 100
 
@@ -142,7 +147,12 @@ def test_a_head_of_just_the_limit_and_one_byte_more() -> None:
     fits = name + b"b" * (LIMIT - len(name))
     assert read(fits, b"\r\n\r\nrest")[1] == b"rest"
     assert read(fits + b"\n\nrest")[1] == b"rest"
-    for pieces in ([fits + b"b\r\n\r\n"], [fits, b"b"]):
+    # The end of a head does not count, however it is cut.
+    assert read(fits + b"\r\n\r", b"\nrest")[1] == b"rest"
+    filter = InterimFilter(LIMIT)
+    assert filter.feed(fits + b"\r\n\r") is None
+    assert filter.feed(b"\nrest") == fits + b"\r\n\r\nrest"
+    for pieces in ([fits + b"b\r\n\r\n"], [fits, b"b"], [fits + b"\n", b"\r", b"\r"]):
         with pytest.raises(ResponseError, match="over 100 bytes"):
             read(*pieces)
 

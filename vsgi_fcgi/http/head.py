@@ -105,22 +105,24 @@ def cut_head(buffer: bytearray, checked: int, config: HTTPConfig) -> bytes | Non
         head = bytes(buffer[:end])
         del buffer[:end]
         return head
-    _check_beginning(buffer, checked, config)
+    _check_beginning(buffer, checked, end if end > 3 else len(buffer), config)
     return None
 
 
-def _check_beginning(buffer: bytearray, checked: int, config: HTTPConfig) -> None:
-    """Check a head that is incomplete or too long."""
+def _check_beginning(buffer: bytearray, checked: int, end: int, config: HTTPConfig) -> None:
+    """Check a head that is incomplete or too long, and ends at ``end`` so far."""
     line_end = buffer.find(b"\n")
     if line_end < 0:
-        if len(buffer) > config.max_http_target_bytes + _METHOD_BYTES:
-            raise RequestError(414, "The request line is too long.")
         if buffer and buffer != b"\r" and _METHOD_BEGINS.match(buffer) is None:
             # TLS, for example.
             raise RequestError(400, "This is not an HTTP request.")
+        if len(buffer) > config.max_http_target_bytes + _METHOD_BYTES:
+            raise RequestError(414, "The request line is too long.")
     elif checked <= line_end:
         _parse_request_line(bytes(buffer[: line_end + 1]), config)
-    if _BARE_LF.search(buffer, max(0, checked - 1)) is not None:
+    # What comes after the maximum makes no difference, so that reads of any size get one status.
+    end = min(end, config.max_http_head_bytes)
+    if _BARE_LF.search(buffer, max(0, checked - 1), end) is not None:
         raise RequestError(400, "A line of the head ends without CR.")
     if len(buffer) > config.max_http_head_bytes:
         raise RequestError(431, "The headers are too long.")
@@ -128,7 +130,7 @@ def _check_beginning(buffer: bytearray, checked: int, config: HTTPConfig) -> Non
 
 def _parse_request_line(line: bytes, config: HTTPConfig) -> tuple[str, str, int]:
     """Parse a request line with its CRLF into the method, the target and the minor version."""
-    if len(line) > config.max_http_target_bytes + _METHOD_BYTES:
+    if len(line) > config.max_http_target_bytes + _METHOD_BYTES and _METHOD_BEGINS.match(line):
         raise RequestError(414, "The request line is too long.")
     found = _REQUEST_LINE.fullmatch(line[:-2]) if line.endswith(b"\r\n") else None
     if found is None:
@@ -214,7 +216,9 @@ def _explained(data: bytes, error: HttpParserError) -> RequestError:
     # An unknown transfer coding gets a 501 (RFC 9112, section 6.1); llhttp's errors have no codes.
     coded = _TRANSFER_ENCODING.findall(data)
     codings = {coding.strip().lower() for value in coded for coding in value.split(b",")}
-    if codings - {b""} and b"chunked" not in codings and not _CONTENT_LENGTH.search(data):
+    unknown = codings - {b""} and b"chunked" not in codings and not _CONTENT_LENGTH.search(data)
+    # A line end without CR gets a 400 also if the head is read in pieces (`cut_head`).
+    if unknown and _BARE_LF.search(data) is None:
         return RequestError(501, "The transfer coding of the request is unknown.")
     return RequestError(400, f"The headers are invalid: {error}.")
 

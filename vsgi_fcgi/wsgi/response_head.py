@@ -16,6 +16,7 @@ from vsgi_fcgi.wsgi.response import TOKEN, parse_content_length
 _END: Final = re.compile(rb"\r?\n\r?\n")
 _RECEIVED_STATUS: Final = re.compile(r"([1-9][0-9][0-9])(?:[ \t]+(.*))?")
 _LONGEST_END: Final = 4
+_PART_OF_END: Final = re.compile(rb"(?:\r?\n)?\r?\Z")
 
 # Every response of vsgi_fcgi begins like this and has no interim responses.
 _IS_FINAL: Final = re.compile(rb"Status: [2-9]")
@@ -23,6 +24,13 @@ _INTERIM: Final = re.compile(rb"(?:\A|\n)status[ \t]*:[ \t]*(1[0-9][0-9])(?![0-9
 _SWITCHES: Final = "the response switches protocols, but the client did not request an upgrade"
 
 Buffer = bytes | bytearray | memoryview
+
+
+def _least_size(incomplete: bytearray) -> int:
+    """Return the minimum size of a block whose end has not arrived, or not completely."""
+    found = _PART_OF_END.search(incomplete, max(0, len(incomplete) - _LONGEST_END + 1))
+    assert found is not None  # It also matches nothing.
+    return found.start()
 
 
 def _too_long(limit: int) -> ResponseError:
@@ -84,7 +92,7 @@ class ResponseHeadReader:
         block += data
         while True:
             found = _END.search(block, looked)
-            size = len(block) if found is None else found.start()
+            size = _least_size(block) if found is None else found.start()
             if found is None and block.startswith((b"\n", b"\r\n")):
                 raise ResponseError("the response has no headers")
             if self._skipped + size > self._limit:
@@ -134,7 +142,7 @@ class InterimFilter:
         block += data
         while True:
             found = _END.search(block, self._looked)
-            size = len(block) if found is None else found.start()
+            size = _least_size(block) if found is None else found.start()
             if self._skipped + size > self._limit:
                 raise _too_long(self._limit)
             if found is None:
