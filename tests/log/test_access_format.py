@@ -282,6 +282,8 @@ def test_an_upload_began_when_it_was_announced(tmp_path: Path) -> None:
         ("%({}i)s", "for a request header"),
         ("%(s)s 100%", "a % must begin a value"),
         ("%(h)f", "a % must begin a value"),
+        ("%(h)1000s", "a % must begin a value"),
+        ("%(h).10000s", "a % must begin a value"),
         ("%(h", "a % must begin a value"),
         ("%(h)s\n%(s)s", "line break"),
     ],

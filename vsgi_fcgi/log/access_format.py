@@ -182,9 +182,12 @@ PRESETS: Final = {
 """Formats that have names."""
 
 _PART: Final = re.compile(
-    r"%(?:\((?P<name>(?:\{[^{}]*\}.|[^(){}]*))\)(?P<width>-?[0-9]*(?:\.[0-9]+)?)[sd]|(?P<sign>%))"
+    r"%(?:\((?P<name>(?:\{[^{}]*\}.|[^(){}]*))\)(?P<width>-?[0-9]{0,3}(?:\.[0-9]{1,4})?)[sd]|(?P<sign>%))"
 )
-"""Matches ``%(name)s``, optionally with a width as in Python's % operator, or ``%%``."""
+"""Matches ``%(name)s``, optionally with a width as in Python's % operator, or ``%%``.
+
+A width has at most three digits: each line of the log would have as many bytes.
+"""
 
 _APACHE: Final = re.compile(r"%[<>]?(\{[^{}]*\})?([A-Za-z])")
 
