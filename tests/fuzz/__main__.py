@@ -1,0 +1,120 @@
+"""Fuzz: ``cd tests && python -m fuzz all --seconds 60``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NoReturn
+
+from fuzz.driver import (
+    BrokenInvariant,
+    Figures,
+    Target,
+    endless_is_an_error,
+    run_atheris,
+    run_plain,
+)
+
+FAILED = 3
+"""The exit status if an invariant is broken."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser.add_argument("target", help="a target, or all")
+    parser.add_argument("--seconds", type=float, default=10, help="for each target (10)")
+    parser.add_argument("--minutes", type=float, help="for all targets together, in place of it")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the mutations")
+    parser.add_argument("--input", type=Path, help="run only the input in this file")
+    parser.add_argument("--plain", action="store_true", help="do not use atheris")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("../build/fuzz"), help="for failing inputs and corpora"
+    )
+    given = parser.parse_args()
+    guided = not given.plain and not given.input and _instrument()
+    targets: dict[str, Target] = importlib.import_module("fuzz.targets").TARGETS
+    if given.target == "all":
+        return _run_all(list(targets), given)
+    if given.target not in targets:
+        parser.error(f"{given.target}: write all, or one of {', '.join(targets)}")
+    target = targets[given.target]
+    figures = Figures()
+
+    def wanted() -> bool:
+        return time.monotonic() < figures.began + float(given.seconds)
+
+    def report(broken: BrokenInvariant | None) -> int:
+        if broken is None:
+            driver = "atheris" if guided else "plain"
+            sys.stdout.write(f"{target.name:<14} {driver}, seed {given.seed}: {figures}\n")
+            return 0
+        traceback.print_exception(broken.__cause__)
+        given.folder.mkdir(parents=True, exist_ok=True)
+        path = given.input or given.folder / f"{target.name}-{given.seed}.failed"
+        path.write_bytes(broken.data)
+        sys.stderr.write(
+            f"{target.name}: an invariant is broken after {figures}\n"
+            f"repeat it with: python -m fuzz {target.name} --input {path}\n"
+        )
+        return FAILED
+
+    with endless_is_an_error(figures):
+        try:
+            if given.input:
+                figures.execute(target, given.input.read_bytes())
+            elif guided:
+                folder = given.folder / target.name
+                run_atheris(
+                    target, given.seed, figures, wanted, folder, lambda error: _exit(report(error))
+                )
+            else:
+                run_plain(target, given.seed, figures, wanted)
+        except BrokenInvariant as error:
+            return report(error)
+    return report(None)
+
+
+def _exit(status: int) -> NoReturn:
+    """End the process without waiting for threads that the package has started."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _instrument() -> bool:
+    """Import the package so that atheris sees its branches; return whether atheris is there."""
+    try:
+        import atheris
+    except ImportError:
+        return False
+    with atheris.instrument_imports(include=["vsgi_fcgi"], enable_loader_override=False):
+        importlib.import_module("fuzz.targets")
+    return True
+
+
+def _run_all(names: list[str], given: argparse.Namespace) -> int:
+    """Run each target in a process of its own, as many at a time as there are cores."""
+
+    cores = len(os.sched_getaffinity(0))
+    seconds = given.seconds
+    if given.minutes is not None:
+        seconds = given.minutes * 60 * cores / len(names)
+
+    def run(name: str) -> int:
+        argv = [sys.executable, "-m", "fuzz", name, "--seconds", str(seconds)]
+        argv += ["--seed", str(given.seed), "--folder", str(given.folder)]
+        return subprocess.run(argv + ["--plain"] * given.plain, check=False).returncode
+
+    with ThreadPoolExecutor(cores) as pool:
+        return max(pool.map(run, names))
+
+
+if __name__ == "__main__":
+    _exit(main())
