@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
+import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +32,7 @@ FAILED = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("target", help="a target, or all")
+    parser.add_argument("target", help="a target, live-server, live-processes, or all")
     parser.add_argument("--seconds", type=float, default=10, help="for each target (10)")
     parser.add_argument("--minutes", type=float, help="for all targets together, in place of it")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the mutations")
@@ -38,10 +42,12 @@ def main() -> int:
         "--folder", type=Path, default=Path("../build/fuzz"), help="for failing inputs and corpora"
     )
     given = parser.parse_args()
-    guided = not given.plain and not given.input and _instrument()
+    if given.target.startswith("live-"):
+        return _run_live(given)
+    guided = not given.plain and not given.input and given.target != "all" and _instrument()
     targets: dict[str, Target] = importlib.import_module("fuzz.targets").TARGETS
     if given.target == "all":
-        return _run_all(list(targets), given)
+        return _run_all([*targets, "live-server", "live-processes"], given)
     if given.target not in targets:
         parser.error(f"{given.target}: write all, or one of {', '.join(targets)}")
     target = targets[given.target]
@@ -94,9 +100,40 @@ def _instrument() -> bool:
         import atheris
     except ImportError:
         return False
-    with atheris.instrument_imports(include=["vsgi_fcgi"], enable_loader_override=False):
+    # It writes a line for each module.
+    with (
+        contextlib.redirect_stderr(io.StringIO()),
+        atheris.instrument_imports(include=["vsgi_fcgi"], enable_loader_override=False),
+    ):
         importlib.import_module("fuzz.targets")
     return True
+
+
+def _run_live(given: argparse.Namespace) -> int:
+    """Drive running servers; what is left behind or logged is an error with a traceback."""
+    live = importlib.import_module("fuzz.live")
+    logger = logging.getLogger("vsgi_fcgi")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    began = steps = 0.0
+
+    def wanted(count: int) -> bool:
+        nonlocal began, steps
+        # The servers need some time to start.
+        began = began or time.monotonic()
+        steps = count
+        return time.monotonic() < began + float(given.seconds)
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            counts = live.LIVE[given.target](Path(folder), given.seed, wanted)
+        except BaseException:
+            # The threads of the servers may still run.
+            traceback.print_exc()
+            sys.stderr.write(f"{given.target}: failed with --seed {given.seed}\n")
+            return FAILED
+    sys.stdout.write(f"{given.target:<14} seed {given.seed}: {steps} steps, {dict(counts)}\n")
+    return 0
 
 
 def _run_all(names: list[str], given: argparse.Namespace) -> int:

@@ -245,9 +245,9 @@ class Messages(logging.Handler):
 
 
 @contextlib.contextmanager
-def logged(handler: logging.Handler | None = None) -> Iterator[Messages]:
+def logged(messages: Messages | None = None) -> Iterator[Messages]:
     """Listen to the server's logger for a while."""
-    messages = Messages()
+    messages = messages or Messages()
     logger = logging.getLogger("vsgi_fcgi")
     before = logger.level
     logger.setLevel(logging.DEBUG)
