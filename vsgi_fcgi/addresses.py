@@ -17,6 +17,8 @@ IPVersion = Literal[4, 6]
 _FORMS = "HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, fd://N or systemd:NAME"
 
 
+EVERY_IPV4: Final = "0.0.0.0"  # nosec B104 # only what a user asks for listens there
+
 # sockaddr_un.sun_path has 108 bytes, including a NUL at the end of a path or at the beginning of
 # an abstract name.
 MAX_NAME: Final = 107
@@ -216,7 +218,7 @@ def addresses_from_options(
 def _both_families(port: int, any: bool, version: IPVersion | None) -> Iterable[InetAddress]:
     """Return the addresses of a ``--port`` as VSGI defines it: IPv4, and IPv6 if supported."""
     if version != 6:
-        yield InetAddress("0.0.0.0" if any else "127.0.0.1", port)
+        yield InetAddress(EVERY_IPV4 if any else "127.0.0.1", port)
     if version != 4:
         yield InetAddress("::" if any else "::1", port, optional=version is None)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from vsgi_fcgi.addresses import Address, InetAddress, UnixAddress
+from vsgi_fcgi.addresses import EVERY_IPV4, Address, InetAddress, UnixAddress
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.server.cgi import is_cgi, serve_cgi
 from vsgi_fcgi.server.config import Config
@@ -214,7 +214,7 @@ def _address(bind_address: BindAddress) -> Address | None:
         case str() | os.PathLike() if path := os.fspath(bind_address):
             return UnixAddress(path)
         case (str() as host, int() as port) if 0 <= port <= 65535:
-            return InetAddress(host or "0.0.0.0", port)
+            return InetAddress(host or EVERY_IPV4, port)
         case _:
             raise UsageError(
                 f"bindAddress is {bind_address!r}, but must be the path of a UNIX socket,"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vsgi_fcgi.addresses import InetAddress, UnixAddress
+from vsgi_fcgi.addresses import EVERY_IPV4, InetAddress, UnixAddress
 from vsgi_fcgi.front_ends.base import FrontEnd, Printed, Quirks, Remedy, Version
 from vsgi_fcgi.front_ends.site import File, Site, fill, steps
 
@@ -68,7 +68,7 @@ def files(site: Site) -> list[File]:
     Raises:
         UsageError: a value of the site cannot be configured.
     """
-    http = site.listens or (InetAddress("0.0.0.0", 80), InetAddress("::", 80))
+    http = site.listens or (InetAddress(EVERY_IPV4, 80), InetAddress("::", 80))
     text = fill(
         _SITE,
         listen="\n".join(f'listen:\n  host: "{h.host}"\n  port: {h.port}\n' for h in http),

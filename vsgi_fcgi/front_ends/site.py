@@ -8,7 +8,14 @@ import shlex
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from vsgi_fcgi.addresses import AbstractAddress, Address, InetAddress, UnixAddress, parse_bind
+from vsgi_fcgi.addresses import (
+    EVERY_IPV4,
+    AbstractAddress,
+    Address,
+    InetAddress,
+    UnixAddress,
+    parse_bind,
+)
 from vsgi_fcgi.exceptions import UsageError
 
 # Patterns are compiled when they are used: every server imports this module, but few print.
@@ -62,7 +69,7 @@ DEFAULT_ADDRESS: Final = UnixAddress("/run/app.sock")
 _QUOTABLE: Final = r"(?a)[\w./~+@:\[\] -]+"
 """Addresses that can be written into a configuration, in quotes if necessary."""
 
-_ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_ANY_HOST: Final = {EVERY_IPV4: "127.0.0.1", "::": "::1"}
 
 _HEADING: Final = """\
 {{title}} in front of {{app}}, written by vsgi-fcgi config. It is tested with

@@ -35,7 +35,7 @@ class Signer:
     def __init__(self, key: bytes, issuer: str) -> None:
         self._key = key
         self._issuer = issuer
-        self._token = ""
+        self._token = ""  # nosec B105 # none yet
         self._made = 0.0
 
     def token(self, now: float) -> str:

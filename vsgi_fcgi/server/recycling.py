@@ -49,7 +49,8 @@ class Recycling:
         self._idle_exit = config.idle_exit
         self._max_requests = config.max_requests
         if self._max_requests is not None:
-            self._max_requests += random.randint(0, int(_JITTER * self._max_requests))
+            jitter = int(_JITTER * self._max_requests)
+            self._max_requests += random.randint(0, jitter)  # nosec B311 # no secret
         self._count = 0
         self._said = False
         self._accepted = 0

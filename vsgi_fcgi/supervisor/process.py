@@ -96,7 +96,7 @@ class AppProcess:
         }
         kept = [] if scoreboard is None else [scoreboard]
         try:
-            popen = subprocess.Popen(
+            popen = subprocess.Popen(  # nosec B603 # the command line of this process
                 command,
                 cwd=folder,
                 env={**os.environ, SUPERVISED_VARIABLE: json.dumps(given)},
