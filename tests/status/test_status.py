@@ -56,11 +56,11 @@ class Site:
         return found
 
 
-def serve(folder: Path, group: ProcessGroup, *options: str) -> Site:
+def serve(folder: Path, group: ProcessGroup, *options: str, app: str = "apps.stuck:app") -> Site:
     port, address = free_port(), str(folder / "app.sock")
     process = group.start(
         [
-            *(sys.executable, "-m", "vsgi_fcgi", "apps.stuck:app", "--bind", f"unix:{address}"),
+            *(sys.executable, "-m", "vsgi_fcgi", app, "--bind", f"unix:{address}"),
             *("--status-bind", f"127.0.0.1:{port}", *options),
         ],
         name="server",
@@ -123,6 +123,24 @@ def test_figures_count_requests_and_not_connections(tmp_path: Path, group: Proce
     assert report["history"][-1]["requests"] + report["history"][-2]["requests"] == 7
     for each in idle:
         each.close()
+
+
+def test_held_requests_are_counted_until_they_end(tmp_path: Path, group: ProcessGroup) -> None:
+    site = serve(tmp_path, group, "--push", app="apps.held:app")
+    address = f"127.0.0.1:{site.port}"
+    with Client(site.address) as client, Client(site.address) as other:
+        client.ask(1, "/stream")
+        client.ask(2, "/poll")
+        wait_until(lambda: site.report()["now"]["held"] == 2, "two held requests")
+        report = site.report()
+        # No worker waits for them.
+        assert (report["now"]["busy"], report["now"]["queued"]) == (0, 0)
+        assert report["processes"][0]["held"] == 2
+        assert "<b>2</b><span>requests are held</span>" in site.get("/")[1]
+        assert "\nvsgi_fcgi_held 2.0\n" in site.get("/metrics")[1]
+        assert "0 requests wait, 2 are held," in run_command(tmp_path, "status", address).out
+        other.get("/close")
+        wait_until(lambda: site.report()["now"]["held"] == 1, "the end of the stream")
 
 
 def test_metrics_are_what_prometheus_reads(tmp_path: Path, group: ProcessGroup) -> None:

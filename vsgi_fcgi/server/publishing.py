@@ -217,10 +217,12 @@ class Publisher:
         # Copies, made in one step of the interpreter: the main context changes the set.
         connections = list(self._connections.open)
         in_flight = [len(connection.protocol.requests) for connection in connections]
+        held = self._services.held
         found = {
             "threads": self._pool.size,
             "busy": busy,
             "queued": len(self._pool.jobs),
+            "held": 0 if held is None else len(held),
             "connections": len(connections),
             "idle_connections": in_flight.count(0),
             "multiplexed_connections": sum(count > 1 for count in in_flight),

@@ -22,6 +22,7 @@ _HELP = {
     "threads": "worker threads",
     "busy": "requests that run",
     "queued": "requests that wait for a worker",
+    "held": "requests that are held (--push)",
     "connections": "open connections of web servers",
     "idle_connections": "open connections without a request",
     "multiplexed_connections": "open connections with several requests",

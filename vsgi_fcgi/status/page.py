@@ -141,6 +141,7 @@ def _summary(report: dict[str, Any]) -> str:
         _box(f"{recent['requests'] / 60:.1f}/s", "requests in the last minute"),
         _box(f"{now['busy']} of {now['threads']}", "workers are busy"),
         _box(f"{now['queued']}", "requests wait"),
+        _box(f"{now['held']}", "requests are held"),
         _box(duration(recent["p95"]), "p95 of the run time in the last minute"),
         _box(
             f"{now['connections']}",
@@ -265,6 +266,7 @@ def _processes(processes: list[dict[str, Any]]) -> str:
         "requests",
         "busy",
         "wait",
+        "held",
         "connections",
         "memory",
         "CPU time",
@@ -283,13 +285,14 @@ def _processes(processes: list[dict[str, Any]]) -> str:
                 _number(process["requests"]),
                 f"{process['busy']} of {process['threads']}",
                 str(process["queued"]),
+                str(process["held"]),
                 str(process["connections"]),
                 escape(size(process["resident_bytes"])),
                 escape(duration(process["cpu"])),
                 f"{escape(duration(process['age']))} ago",
             )
         )
-    return "<h2>Processes</h2>" + _table(columns, rows, {2, 3, 4, 5, 6, 7, 8, 9})
+    return "<h2>Processes</h2>" + _table(columns, rows, {2, 3, 4, 5, 6, 7, 8, 9, 10})
 
 
 def _totals(report: dict[str, Any]) -> str:

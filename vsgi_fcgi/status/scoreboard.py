@@ -52,6 +52,7 @@ GAUGES: Final = (
     "threads",
     "busy",
     "queued",
+    "held",
     "connections",
     "idle_connections",
     "multiplexed_connections",

@@ -144,7 +144,8 @@ def _lines(report: dict[str, Any], width: int, colours: bool) -> list[str]:
         f"vsgi_fcgi {report['version']} is {state}: {recent['requests'] / 60:.1f} requests/s, "
         f"p95 {duration(recent['p95'])}",
         f"{now['busy']} of {now['threads']} workers busy, {now['queued']} requests wait, "
-        f"{now['connections']} connections ({now['idle_connections']} idle)",
+        f"{now['held']} are held, {now['connections']} connections "
+        f"({now['idle_connections']} idle)",
         f"5xx {report['responses']['5xx']}, slow {totals['slow']}, "
         f"timeouts {totals['request_timeouts'] + totals['queue_timeouts']}, "
         f"refused {sum(report['refused'].values())}, given up {totals['aborted']}",
@@ -159,12 +160,13 @@ def _lines(report: dict[str, Any], width: int, colours: bool) -> list[str]:
             str(each["requests"]),
             f"{each['busy']}/{each['threads']}",
             str(each["queued"]),
+            str(each["held"]),
             size(each["resident_bytes"]),
             duration(each["cpu"]),
         )
         for each in report["processes"]
     ]
-    names = ("PROCESS", "STATE", "UP", "REQUESTS", "BUSY", "WAIT", "MEMORY", "CPU")
+    names = ("PROCESS", "STATE", "UP", "REQUESTS", "BUSY", "WAIT", "HELD", "MEMORY", "CPU")
     lines += _columns([names, *rows])
     if report["requests"]:
         lines.append("")
