@@ -54,6 +54,16 @@ def test_responses() -> None:
     assert response(action="hint") == ResponsePart(action="hint")
 
 
+def test_a_publisher_cannot_use_headers_that_web_servers_obey() -> None:
+    obeyed = [
+        *("X-Sendfile", "x-sendfile2", "X-LIGHTTPD-send-file", "X-Accel-Redirect"),
+        *("X-Accel-Expires", "X-Reproxy-URL", "Grip-Hold"),
+    ]
+    headers = [[name, "/etc/passwd"] for name in obeyed]
+    part = response(body="", headers=[*headers, ["X-Send", "1"], ["X-Reproxy-URLs", "2"]])
+    assert part == ResponsePart(headers=(("X-Send", "1"), ("X-Reproxy-URLs", "2")))
+
+
 def test_items() -> None:
     formats = {"http-stream": {"content": "x"}, "ws-message": {"content": "y"}}
     values: dict[str, Any] = {"id": "1", "prev-id": "0", "meta": {"user": "u"}, "formats": formats}

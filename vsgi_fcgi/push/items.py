@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from vsgi_fcgi.push.instruction import CONTROL, status_line, typed
 from vsgi_fcgi.push.json_patch import PatchError, apply_patch, check_patch
@@ -312,6 +313,14 @@ def _response(values: dict[str, Any]) -> ResponsePart:
     )
 
 
+_OBEYED: Final = re.compile(r"(?i)grip-|x-accel-|x-sendfile|x-lighttpd-send-|x-reproxy-url\Z")
+"""Headers that a proxy or a web server obeys, and does not pass on to clients.
+
+With X-Sendfile, X-Accel-Redirect or X-Reproxy-URL, a web server sends a file or a page that clients
+cannot request. That is for the app to decide, and not for whoever may publish.
+"""
+
+
 def _headers(values: Any, where: str) -> tuple[tuple[str, str], ...]:
     pairs = list(values.items()) if isinstance(values, dict) else _typed(values, list, "'headers'")
     headers = []
@@ -321,8 +330,7 @@ def _headers(values: Any, where: str) -> tuple[tuple[str, str], ...]:
         name = _string(pair[0], f"a name in 'headers' of {where}")
         if not TOKEN.fullmatch(name):
             raise ItemError(f"{name!r} in 'headers' of {where} is not a name of a header")
-        # What only a proxy understands does not reach clients.
-        if name[:5].lower() != "grip-":
+        if not _OBEYED.match(name):
             headers.append((name, _line(pair[1], f"{name!r} in 'headers' of {where}")))
     return tuple(headers)
 

@@ -68,9 +68,9 @@ def apply_patch(body: bytes, patch: list[dict[str, Any]]) -> bytes:
     if not isinstance(document, (dict, list)):
         raise PatchError("the body of the app's response is not an object or a list in JSON")
     holder = [document]  # The whole document is a value of this list, so it can be replaced.
-    for operation in patch:
-        _apply(holder, operation)
     try:
+        for operation in patch:
+            _apply(holder, operation)
         text = json.dumps(holder[0], separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     except RecursionError:
         raise PatchError("the patched document has too many levels") from None
