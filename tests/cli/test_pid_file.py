@@ -185,6 +185,18 @@ def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
     assert target.read_text() == ""
 
 
+def test_a_file_with_a_second_name_is_not_written(path: Path, tmp_path: Path) -> None:
+    """In a folder of another user, it may be any file of root's."""
+    target = tmp_path / "precious"
+    target.write_text("")
+    target.chmod(0o600)
+    path.hardlink_to(target)
+    assert refusal(path) == (
+        f"--pid-file {path}: it is a hard link; remove it or choose another path"
+    )
+    assert (target.read_text(), target.stat().st_mode & 0o777) == ("", 0o600)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [

@@ -96,8 +96,13 @@ class PidFile:
         Raises:
             UsageError: the file belongs to another process, or is not a pid file.
         """
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"--pid-file {self._path} is not a file; choose another path")
+        if status.st_nlink > 1:
+            raise UsageError(
+                f"--pid-file {self._path}: it is a hard link; remove it or choose another path"
+            )
         text = os.pread(fd, _MAX_BYTES + 1, 0).strip()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -58,7 +58,7 @@ class LocalFront:
     def _app(
         self, environ: dict[str, Any], start_response: Callable[..., object]
     ) -> Iterable[bytes]:
-        if self._local and environ["REMOTE_ADDR"] and not _is_local(environ["HTTP_HOST"]):
+        if self._local and environ["REMOTE_ADDR"] and not _is_local(environ.get("HTTP_HOST", "")):
             # A page of another site whose name was made to point to this machine.
             status, headers, body = text("403 Forbidden")
         else:
@@ -81,7 +81,7 @@ def text(status: str, sentence: str = "", *more: tuple[str, str]) -> Response:
 
 
 def _is_local(host: str) -> bool:
-    """Return whether a Host header names no other site: an IP address or localhost."""
+    """Return whether a Host header names no other site: an IP address, localhost or nothing."""
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
     if name in ("", "localhost"):
         return True
