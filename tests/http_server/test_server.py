@@ -91,6 +91,14 @@ def test_an_app_that_fails_is_a_500_and_the_connection_goes_on() -> None:
     assert any("RuntimeError: this app fails" in line for line in site.log.lines)
 
 
+def test_a_target_does_not_end_its_quotes_in_the_log() -> None:
+    with serving(hello) as site:
+        site.ask(b'GET /"HTTP/1.1"200,\\ HTTP/1.1\r\nHost: x\r\n' + CLOSE)
+        wait_for(lambda: site.log.lines)
+    (text,) = site.log.lines
+    assert r'"GET /\"HTTP/1.1\"200,\\ HTTP/1.1" 200, 5 bytes' in text
+
+
 @pytest.mark.parametrize("size", [1000, 1 << 20])
 def test_a_body_that_the_app_does_not_read(size: int) -> None:
     """A short rest is read and dropped; for a long one, the connection is closed."""

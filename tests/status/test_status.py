@@ -171,6 +171,10 @@ def test_a_name_that_another_site_made_point_here_gets_nothing(
     assert site.get("/json", host="evil.example")[0] == 403
     assert site.get("/json", host=f"localhost:{site.port}")[0] == 200
     assert site.get("/other")[0] == 404
+    # Browsers always send Host. The checks of HAProxy, for example, do not.
+    with socket.create_connection(("127.0.0.1", site.port), 20) as sock:
+        sock.sendall(b"GET /alive HTTP/1.0\r\n\r\n")
+        assert b"".join(iter(lambda: sock.recv(4096), b"")).endswith(b"\r\n\r\nalive\n")
 
 
 def test_a_unix_socket(tmp_path: Path, group: ProcessGroup) -> None:
@@ -283,12 +287,13 @@ def test_the_commands_show_what_runs_in_a_terminal(tmp_path: Path, group: Proces
     address = f"127.0.0.1:{site.port}"
     with Client(site.address) as client:
         client.get("/quick")
-        client.ask(1, "/stuck?\x1b[31m" + "x" * 100)
+        forged = {"REMOTE_ADDR": "192.0.2.7\x1b[2J\nforged"}
+        client.ask(1, "/stuck?\x1b[31m\nforged" + "x" * 100, more=forged)
         wait_until(lambda: site.report()["now"]["busy"], "the stuck request")
         shown = run_command(tmp_path, "status", address)
         assert shown.status == 0, shown.err
         assert "1 of 1 workers busy" in shown.out
-        assert r"GET /stuck?\x1b[31mxxx" in shown.out
+        assert r" 192.0.2.7\x1b[2J\nforged  GET /stuck?\x1b[31m" in shown.out
         assert max(map(len, shown.out.splitlines())) <= 80
         found = json.loads(run_command(tmp_path, "status", address, "--json").out)
         assert found["responses"]["2xx"] == 1
@@ -296,6 +301,10 @@ def test_the_commands_show_what_runs_in_a_terminal(tmp_path: Path, group: Proces
         (tmp_path / "site.toml").write_text(f'status-bind = "{address}"\n')
         stacks = run_command(tmp_path, "stacks", "--config", "site.toml").out
         assert "in wait_for_ever" in stacks
+        (request,) = site.report()["requests"]
+        for text in (stacks, site.get(f"/stack?id={request['id']}")[1], site.get("/stacks")[1]):
+            assert r"GET /stuck?\x1b[31m\nforgedx" in text
+            assert "\x1b" not in text
         site.process.send_signal(signal.SIGKILL)
     site.process.wait(20)
     assert "cannot be read: " in complaint(tmp_path, "status", address)

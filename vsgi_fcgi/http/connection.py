@@ -428,7 +428,7 @@ class HTTPConnection:
 
 
 def _shown(target: str) -> str:
-    """Return a target for a log line: shortened, and with control sequences escaped."""
+    """Return a target for a log line in quotes: shortened and escaped."""
     if len(target) > _MAX_TARGET_SHOWN:
         target = f"{target[:_MAX_TARGET_SHOWN]}..."
-    return target if target.isascii() else ascii(target)[1:-1]
+    return ascii(target)[1:-1].replace('"', '\\"')

@@ -53,6 +53,7 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 from vsgi_fcgi.children import exit_child
 from vsgi_fcgi.exceptions import ClientDisconnected
 from vsgi_fcgi.front_ends.registry import crashes_on_stderr
+from vsgi_fcgi.log.handlers import escape_controls
 from vsgi_fcgi.protocol import Request, ServerProtocol
 from vsgi_fcgi.push.held import Answer, Held
 from vsgi_fcgi.push.instruction import RESPONSE_TIMEOUT, HeldChannel, Hold, KeepAlive
@@ -438,6 +439,8 @@ class Exchange:
     def write_error(self, text: str) -> None:
         """Take text of ``wsgi.errors``: to the log at once, to STDERR before or after STDOUT."""
         services = self.connection.services
+        # nginx writes STDERR to its log as it is, and apps write texts of clients.
+        text = escape_controls(text)
         services.log.app_error(text)
         room = services.config.max_stderr_bytes - self._stderr_size
         if room > 0:

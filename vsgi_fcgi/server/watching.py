@@ -24,7 +24,7 @@ from vsgi_fcgi.transport.closing import Outcome
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
 from vsgi_fcgi.transport.unpatched import start_thread
-from vsgi_fcgi.wsgi.environ import Environ
+from vsgi_fcgi.wsgi.environ import Environ, printable
 from vsgi_fcgi.wsgi.response import App, error_response
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class WatchedExchange(TimedExchange):
 
     @property
     def name(self) -> str:
-        """The method and the URI."""
-        return f"{self.method} {self.target}"
+        """The method and the URI for a log line, with unprintable text escaped."""
+        return printable(f"{self.method} {self.target}")
 
     @main_only
     def submit(self) -> None:

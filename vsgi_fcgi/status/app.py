@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from vsgi_fcgi.status.page import POLICY, make_page
 from vsgi_fcgi.status.report import make_report
 from vsgi_fcgi.status.scoreboard import Scoreboard
+from vsgi_fcgi.wsgi.environ import printable
 from vsgi_fcgi.wsgi.response import encode_header_block
 
 PATHS = ("/", "/json", "/metrics", "/stack", "/stacks", "/ready", "/alive")
@@ -94,7 +95,8 @@ def _response(text: str, content_type: str = _TEXT, status: str = "200 OK") -> R
 
 
 def _stack(process: Process, request: dict[str, object]) -> str:
-    name = f"{request['method']} {request['target']} has run for {request['run']} seconds"
+    line = printable(f"{request['method']} {request['target']}")
+    name = f"{line} has run for {request['run']} seconds"
     if request["process"] == os.getpid():
         stack = process.stack(int(str(request["thread"])))
     else:

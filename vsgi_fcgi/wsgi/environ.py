@@ -170,7 +170,13 @@ def join_repeated(environ: Environ, repeated: Iterable[tuple[str, str]]) -> None
 
 def request_line(params: Mapping[str, Any]) -> str:
     """Return the method and URI of a request for a log line, with unprintable text escaped."""
-    text = f"{params.get('REQUEST_METHOD', 'no method')} {params.get('REQUEST_URI', 'no URI')}"
+    return printable(
+        f"{params.get('REQUEST_METHOD', 'no method')} {params.get('REQUEST_URI', 'no URI')}"
+    )
+
+
+def printable(text: str) -> str:
+    """Escape everything in a text that ends a line, moves a cursor or is not ASCII."""
     return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
 
 

@@ -20,6 +20,7 @@ from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.log.handlers import escape_controls
 from vsgi_fcgi.settings import setting
 from vsgi_fcgi.status.page import duration, size
+from vsgi_fcgi.wsgi.environ import printable
 
 _TIMEOUT = 10.0
 """Seconds in which the server must respond."""
@@ -176,8 +177,8 @@ def _lines(report: dict[str, Any], width: int, colours: bool) -> list[str]:
                 duration(each["run"]),
                 duration(each["queued"]),
                 str(each["process"]),
-                each["client"],
-                escape_controls(f"{each['method']} {each['target']}"),
+                printable(each["client"]),
+                printable(f"{each['method']} {each['target']}"),
             )
             for each in report["requests"]
         ]
