@@ -53,18 +53,6 @@ def test_what_does_not_fit(operation: dict[str, Any]) -> None:
         apply_patch(b'{"b": [1], "s": "text"}', [operation])
 
 
-def test_a_document_that_is_nested_too_deeply_does_not_fit() -> None:
-    """Each value is one that JSON allows, but the document that they make is not."""
-    nested = '{"a":' * 449 + "{}" + "}" * 449
-    patch = [
-        {"op": "add", "path": "/a" * (450 * number + 1), "value": json.loads(nested)}
-        for number in range(4)
-    ]
-    check_patch(patch)
-    with pytest.raises(PatchError, match="nested too deeply"):
-        apply_patch(b"{}", patch)
-
-
 @pytest.mark.parametrize(
     "patch",
     [
