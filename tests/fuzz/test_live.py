@@ -19,6 +19,7 @@ def test_a_server_and_a_relay_in_one_process(capfd: pytest.CaptureFixture[str]) 
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.process
 def test_a_supervisor_and_the_command_of_the_relay(tmp_path: Path) -> None:
     counts = live.processes(tmp_path, SEED, lambda steps: steps < STEPS)
     assert counts["status 200"] > 0
