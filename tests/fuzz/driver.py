@@ -68,17 +68,20 @@ class Figures:
         executions: how many inputs were processed.
         slowest: seconds of the slowest of them.
         began: when the run began (`time.monotonic`).
+        cpu_began: the same in CPU time (`time.process_time`).
     """
 
     executions: int = 0
     slowest: float = 0.0
     began: float = field(default_factory=time.monotonic)
+    cpu_began: float = field(default_factory=time.process_time)
 
     def __str__(self) -> str:
-        seconds = max(time.monotonic() - self.began, 1e-3)
+        seconds = time.monotonic() - self.began
+        cpu = max(time.process_time() - self.cpu_began, 1e-3)
         return (
-            f"{self.executions} executions in {seconds:.0f} s ({self.executions / seconds:.0f}/s),"
-            f" slowest {self.slowest * 1000:.0f} ms"
+            f"{self.executions} executions in {seconds:.0f} s and {cpu:.0f} s of CPU time"
+            f" ({self.executions / cpu:.0f}/s), slowest {self.slowest * 1000:.0f} ms"
         )
 
     def execute(self, target: Target, data: bytes) -> object:

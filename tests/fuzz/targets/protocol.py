@@ -96,6 +96,9 @@ def server(data: bytes) -> object:
             assert len(protocol.requests) <= 256 * LIMITS.requests
     except RemoteProtocolError as error:
         names.append(str(error)[:9])
+    protocol.refuse_incomplete()
+    _check_books(protocol)
+    assert not protocol.unread()
     records.read_records(sent(protocol))
     return (*names[:30], whole[2])
 
@@ -142,10 +145,10 @@ def params(data: bytes) -> object:
     - Its params can be encoded, and an environ that is made of them has the same params.
     """
     try:
-        first, repeated = decode_pairs(data, LIMITS.params_count)
+        first, repeated = decode_pairs(data, _MAX_PARAMS)
     except ParamsError as error:
         return error.status, str(error)[:12]
-    assert decode_pairs(encode_pairs([*first.items(), *repeated]), 6) == (first, repeated)
+    assert decode_pairs(encode_pairs([*first.items(), *repeated]), _MAX_PARAMS) == (first, repeated)
     refused = []
     for check in (content_length, lambda values: check_seconds(values, "FCGI_DATA_LAST_MOD")):
         try:
@@ -154,9 +157,10 @@ def params(data: bytes) -> object:
             refused.append(str(error)[:5])
     request_line(first).encode("ascii")
     base = base_environ(multithread=True)
+    mounted = make_environ(dict(first), repeated, base, None, 0, None, "/a")
     environ = make_environ(dict(first), repeated, base, None, 0, None)
     for name in ("SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"):
-        assert type(environ[name]) is str, name
+        assert type(environ[name]) is type(mounted[name]) is str, name
     again = environ_to_params(environ)
     decoded, more = decode_pairs(encode_pairs(again), 1000)
     assert (list(decoded.items()), more) == (again, ())
@@ -166,6 +170,7 @@ def params(data: bytes) -> object:
 
 
 _KNOWN = {"CONTENT_LENGTH", "PATH_INFO", "SCRIPT_NAME", "HTTP_HOST", "HTTPS", "SERVER_SOFTWARE"}
+_MAX_PARAMS = 12
 _HEAD_LIMIT = 300
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fuzz.driver import Target
+from fuzz.pieces import TEXTS, Choices
 from vsgi_fcgi.push.filters import NAMES, FilterError, apply, apply_to_body
 from vsgi_fcgi.push.instruction import (
     Hold,
@@ -38,8 +39,101 @@ def _check_sentence(error: Exception) -> None:
     str(error).encode()
 
 
+_CHOICES = b"\0"
+"""The first byte of an input that is read as choices."""
+
+_PATHS = (
+    "/a",
+    "",
+    "/a/0",
+    "/a/-",
+    "/b",
+    "/0",
+    "/-",
+    "/a/b",
+    "/a~1~0",
+    "/",
+    "a",
+    "/\u00e9",
+    "/x\ny",
+)
+
+
+def _operation(choices: Choices) -> dict[str, Any]:
+    operation = choices.some(
+        {
+            "from": lambda: choices.pick(_PATHS),
+            "value": choices.value,
+            "path": lambda: choices.pick((*_PATHS, None)),
+        }
+    )
+    kinds = ("add", "remove", "replace", "move", "test", "copy")
+    return {"path": choices.pick(_PATHS), "op": choices.pick(kinds), **operation}
+
+
+def _published(choices: Choices) -> bytes:
+    def text() -> Any:
+        return choices.value(0) if choices.number(8) == 1 else choices.pick(TEXTS)
+
+    def part() -> Any:
+        return choices.some(
+            {
+                "content": text,
+                "body": text,
+                "content-bin": text,
+                "body-bin": text,
+                "body-patch": lambda: [_operation(choices) for _ in range(choices.number(4))],
+                "action": lambda: choices.pick(("send", "close", "hint", 1)),
+                "code": lambda: choices.pick((200, 999, 100, 404, "200")),
+                "reason": text,
+                "headers": choices.value,
+                "content-filters": lambda: [text() for _ in range(choices.number(3))],
+            }
+        )
+
+    def item() -> dict[str, Any]:
+        formats = choices.some(dict.fromkeys(("http-stream", "http-response", "ws-x"), part))
+        more = choices.some(
+            {"id": text, "prev-id": text, "meta": choices.value, "formats": choices.value}
+        )
+        return {"channel": text(), "formats": formats, **more}
+
+    return json.dumps({"items": [item() for _ in range(choices.number(4))]}).encode()
+
+
+def _instruction(choices: Choices) -> bytes:
+    def text() -> Any:
+        return choices.value(0) if choices.number(8) == 1 else choices.pick(TEXTS)
+
+    def channel() -> dict[str, Any]:
+        filters = [choices.pick((*NAMES, "x")) for _ in range(choices.number(3))]
+        return {"name": text(), "filters": filters, **choices.some({"prev-id": text})}
+
+    hold = {"channels": [channel() for _ in range(choices.number(MAX_CHANNELS + 2))]}
+    hold |= choices.some(
+        {
+            "mode": lambda: choices.pick(("stream", "response", "x")),
+            "timeout": choices.value,
+            "keep-alive": lambda: choices.some(
+                {"content": text, "content-bin": text, "timeout": lambda: choices.value(0)}
+            ),
+            "meta": choices.value,
+        }
+    )
+    response = choices.some(
+        {
+            "code": lambda: choices.pick((200, 999, 100, "200")),
+            "reason": text,
+            "headers": choices.value,
+            "body": text,
+            "body-bin": text,
+        }
+    )
+    return json.dumps({"hold": hold, "response": response}).encode()
+
+
 def grip(data: bytes) -> object:
-    """Read the instruction of an app: a line for each header, then perhaps a body.
+    """Read the instruction of an app: a line for each header, then perhaps a body or its choices.
 
     - Only InstructionError leaves it, and its text can be logged.
     - A response keeps no Grip- header, and has no more channels than allowed.
@@ -47,6 +141,8 @@ def grip(data: bytes) -> object:
     - All its texts can be encoded: they go to other processes and into bodies.
     """
     head, _, body = data.partition(b"\n\n")
+    if body.startswith(_CHOICES):
+        body = _instruction(Choices(body[1:]))
     headers = []
     for line in _lines(head):
         name, _, value = line.decode("latin-1").partition(":")
@@ -131,13 +227,15 @@ def _check_hold(hold: Hold) -> None:
 
 
 def items(data: bytes) -> object:
-    """Read published items, and deliver them.
+    """Read published items, or those of some choices, and deliver them.
 
     - Only ItemError leaves `read_items` and `answer_of`, and its text can be logged.
     - No item is larger than allowed.
     - Accepted items can be encoded and read again, and are the same.
     - Items that answer one request answer the next one in the same way.
     """
+    if data.startswith(_CHOICES):
+        data = _published(Choices(data[1:]))
     try:
         found = read_items(data, MAX_ITEM_BYTES)
     except ItemError as error:
@@ -176,13 +274,17 @@ def items(data: bytes) -> object:
 
 
 def json_patch(data: bytes) -> object:
-    """Check a patch, and apply it to the document in the other line.
+    """Check a patch, and apply it to the document in the other line, or to those of some choices.
 
     - Only PatchError leaves it, and its text can be logged.
     - The result is JSON, and no longer than the document and the patch together.
     - A patch is not changed by its use.
     """
     text, _, body = data.partition(b"\n")
+    if data.startswith(_CHOICES):
+        choices = Choices(data[1:])
+        body = json.dumps(choices.value()).encode()
+        text = json.dumps([_operation(choices) for _ in range(choices.number(6))]).encode()
     try:
         patch = json.loads(text)
     except (ValueError, RecursionError):
@@ -324,6 +426,7 @@ TARGETS = (
                     "response": {"code": 202, "reason": "Ok", "headers": {"X": "y"}, "body": "b"},
                 }
             ).encode(),
+            b"Grip-Link: </n>; rel=next\n\n\0" + bytes(range(1, 90)),
             b'Grip-Set-Meta: a=b\n\n{"response":{"headers":[["A","b"]],"body-bin":"/w=="}}',
         ),
         (
@@ -357,6 +460,7 @@ TARGETS = (
         "items",
         items,
         (
+            b"\0" + bytes(range(1, 90)),
             _item(http_stream={"content": "x\u00e9"}, ws_message={}),
             _item(http_stream={"content-bin": "/w==", "content-filters": []}),
             _item(http_stream={"action": "close"}, http_response={"action": "hint"}),
@@ -388,6 +492,7 @@ TARGETS = (
         (
             *tuple(b"[" + each + b'] \n{"a":[1,{}],"a/~":2}\r\n' for each in _OPERATIONS),
             b"[" + b",".join(_OPERATIONS[:2]) + b"]\n[]",
+            b"\0" + bytes(range(1, 90)),
         ),
         (b'"/-"', b'"path":""', b'"/a/0"', b'"op":"move"', *_OPERATIONS, *_WORDS),
         {
