@@ -6,7 +6,11 @@ The query of a request is its name, which each answer repeats.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
+
+from vsgi_fcgi.exceptions import PublishError
+from vsgi_fcgi.push import publish
 
 LARGE = 150_000
 """Bytes of a large answer, at least."""
@@ -34,6 +38,10 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
         headers += [("Grip-Hold", "stream"), ("Grip-Channel", "a, b")]
     elif path == "/poll":
         headers += [("Grip-Hold", "response"), ("Grip-Channel", "b; filter=skip-self")]
+    elif path == "/publish":
+        # Beyond the limits this fails.
+        with suppress(PublishError):
+            publish("b", http_stream=name * 300, http_response=name)
     elif path == "/wrong":
         headers += [("Grip-Hold", "for ever")]
     elif path == "/empty":

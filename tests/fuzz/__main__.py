@@ -111,6 +111,7 @@ def _instrument() -> bool:
 
 def _run_live(given: argparse.Namespace) -> int:
     """Drive running servers; what is left behind or logged is an error with a traceback."""
+    os.environ["VSGI_FCGI_CHECK_CONTRACT"] = "1"
     live = importlib.import_module("fuzz.live")
     logger = logging.getLogger("vsgi_fcgi")
     logger.addHandler(logging.NullHandler())
@@ -138,7 +139,6 @@ def _run_live(given: argparse.Namespace) -> int:
 
 def _run_all(names: list[str], given: argparse.Namespace) -> int:
     """Run each target in a process of its own, as many at a time as there are cores."""
-
     cores = len(os.sched_getaffinity(0))
     seconds = given.seconds
     if given.minutes is not None:
@@ -147,10 +147,17 @@ def _run_all(names: list[str], given: argparse.Namespace) -> int:
     def run(name: str) -> int:
         argv = [sys.executable, "-m", "fuzz", name, "--seconds", str(seconds)]
         argv += ["--seed", str(given.seed), "--folder", str(given.folder)]
-        return subprocess.run(argv + ["--plain"] * given.plain, check=False).returncode
+        # libFuzzer writes many lines there, which matter only if it fails.
+        done = subprocess.run(
+            argv + ["--plain"] * given.plain, stderr=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode:
+            sys.stderr.write(f"{name} failed:\n{done.stderr}")
+        return done.returncode
 
     with ThreadPoolExecutor(cores) as pool:
-        return max(pool.map(run, names))
+        # Each is negative if a signal has ended the process.
+        return FAILED if any(list(pool.map(run, names))) else 0
 
 
 if __name__ == "__main__":

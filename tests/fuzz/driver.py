@@ -173,10 +173,13 @@ def run_atheris(
     folder.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate([*target.seeds, *target.regressions.values()]):
         (folder / f"seed-{number}").write_bytes(data)
-    words = folder.parent / f"{target.name}.dict"
-    # libFuzzer reads no words of more than 64 bytes.
-    escaped = ("".join(f"\\x{byte:02x}" for byte in token) for token in target.tokens)
-    words.write_text("".join(f'"{word}"\n' for word in escaped if len(word) <= 4 * 64))
+    options = [f"-seed={seed}", f"-max_len={MAX_SIZE}", "-verbosity=0"]
+    if target.tokens:
+        words = folder.parent / f"{target.name}.dict"
+        # libFuzzer reads no words of more than 64 bytes.
+        escaped = ("".join(f"\\x{byte:02x}" for byte in token) for token in target.tokens)
+        words.write_text("".join(f'"{word}"\n' for word in escaped if len(word) <= 4 * 64))
+        options.append(f"-dict={words}")
 
     def run(data: bytes) -> None:
         try:
@@ -187,7 +190,6 @@ def run_atheris(
             end(error)
         end(None)
 
-    options = [f"-seed={seed}", f"-max_len={MAX_SIZE}", "-verbosity=0", f"-dict={words}"]
     atheris.Setup([sys.argv[0], str(folder), *options], run)
     atheris.Fuzz()
 

@@ -18,7 +18,7 @@ from apps.fuzzed import large
 from support.fcgi import records
 from support.fcgi.peer import Address, request_params
 
-PATHS = ("/echo", "/echo", "/large", "/stream", "/poll", "/early", "/stderr", "/empty")
+PATHS = ("/echo", "/echo", "/large", "/stream", "/poll", "/early", "/stderr", "/empty", "/publish")
 RARE_PATHS = ("/fail", "/wrong")
 _MAX_IDS = 6
 _PATIENCE = 0.002
