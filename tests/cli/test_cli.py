@@ -238,6 +238,7 @@ PATHS = {
     "pid_file": "run/app.pid",
     "log_config": "log.json",
     "access_log": "access.log",
+    "record": "recordings",
     "reload_extra": "templates",
 }
 ELSEWHERE = {

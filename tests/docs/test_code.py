@@ -14,7 +14,16 @@ from support.fcgi.peer import Client
 from support.pages import PAGES, TUTORIAL, Block, all_blocks
 from support.processes import ProcessGroup, wait_until
 
-from vsgi_fcgi.cli.commands import COMMANDS, CONFIG, GATEWAY, SERVE, STACKS, STATUS
+from vsgi_fcgi.cli.commands import (
+    COMMANDS,
+    CONFIG,
+    GATEWAY,
+    REPLAY,
+    SERVE,
+    STACKS,
+    STATUS,
+    TIMELINE,
+)
 from vsgi_fcgi.cli.commands.config import make_files
 from vsgi_fcgi.cli.settings.command import variable_name
 from vsgi_fcgi.cli.settings.command_line import CommandLine, parse
@@ -90,6 +99,9 @@ def test_command_lines(block: Block, words: str) -> None:
     configuration = resolve(CommandLine(line.command, line.given, None, line.action), {})
     if line.command in (STATUS, STACKS):
         assert configuration.options.status_address
+        return
+    if line.command in (REPLAY, TIMELINE):
+        assert configuration.options.recording
         return
     if line.command is GATEWAY:
         assert configuration.options.http

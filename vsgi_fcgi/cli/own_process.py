@@ -143,8 +143,8 @@ def apply_umask_and_chdir(options: _Options) -> _Options:
 
 def _with_absolute_paths(options: _Options) -> _Options:
     changes: dict[str, Any] = {}
-    for name in ("log_config", "pid_file"):
-        path = getattr(options, name)
+    for name in ("log_config", "pid_file", "record"):
+        path = getattr(options, name, None)
         if path is not None:
             changes[name] = os.path.abspath(path)
     if isinstance(options, Options):

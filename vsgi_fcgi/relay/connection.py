@@ -198,6 +198,7 @@ class RelayConnection(Connection[RelayWriter]):
                 # The request was answered early, perhaps because of the previous event.
                 continue
             elif kind is RequestAborted:
+                self.ended_badly(f"request {request.id}: the web server has aborted it")
                 relayed.close()
             elif kind is StdinEnded or kind is DataEnded:
                 relayed.end_input()
@@ -220,6 +221,8 @@ class RelayConnection(Connection[RelayWriter]):
         log = self._services.log
         write = log.warning if status in (502, 504) else log.info
         write("%s: %s was answered %d: %s", self.peer, request_line(params), status, reason)
+        if status in (400, 502, 504):
+            self.ended_badly(f"request {request.id} was answered {status}")
         if relayed is not None:
             relayed.close()
         response = error_response(

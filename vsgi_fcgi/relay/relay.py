@@ -23,6 +23,7 @@ from vsgi_fcgi.transport.closing import Peer
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.loop import Watcher, get_loop
 from vsgi_fcgi.transport.quota import Quota
+from vsgi_fcgi.transport.recorder import Recorder, check_record
 from vsgi_fcgi.transport.thread_affinity import main_threads
 from vsgi_fcgi.transport.unpatched import get_ident
 
@@ -111,6 +112,17 @@ class Relay:
             )
             for listener in listeners
         ]
+        if config.record is not None:
+            check_record(config)
+            self.connections.recorder = Recorder(
+                config.record,
+                config,
+                log,
+                self.loop,
+                max_requests=config.max_front_requests,
+                max_params_count=config.max_params_bytes,
+                roles=_ROLES,
+            )
         self._timeouts = RelayTimeouts(self.connections, config, self.queue.look)
         self._deadline: Watcher | None = None
 

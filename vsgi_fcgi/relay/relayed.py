@@ -347,6 +347,7 @@ class Relayed:
             request_line(params),
             reason,
         )
+        connection.ended_badly(f"request {request.id}: the response is broken off")
         self.close()
         end = broken_end(params.get("SERVER_SOFTWARE"), connection.sock.getsockname())
         if protocol.multiplexes or end is BrokenEnd.END_REQUEST:

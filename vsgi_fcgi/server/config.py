@@ -287,6 +287,8 @@ class Config(TransportConfig, SocketConfig, PushConfig):
         changes: dict[str, Any] = {}
         if self.spool_dir:
             changes["spool_dir"] = os.path.abspath(self.spool_dir)
+        if self.record:
+            changes["record"] = os.path.abspath(self.record)
         if self.access_log not in (None, "-", "logger"):
             changes["access_log"] = os.path.abspath(str(self.access_log))
         return replace(self, **changes) if changes else self
@@ -390,6 +392,11 @@ class Settings(TypedDict, total=False):
     request_timeout: float | None
     block_warning: float
     accept_backoff: float
+    record: str | None
+    record_records: int
+    record_body_bytes: int
+    record_files: int
+    record_total_bytes: int
     max_requests: int | None
     max_memory: Size | None
     idle_exit: float | None

@@ -119,6 +119,7 @@ class RequestReader:
             if request.outbound is _ENDED:
                 # Aborted; or answered early, perhaps because of the event before this one.
                 if kind is RequestAborted:
+                    connection.ended_badly(f"request {request.id}: the web server has aborted it")
                     self.abort(self.exchange_of(connection, request))
                 elif kind is RoleRefused:
                     self._log_refused_role(connection, request)
@@ -272,6 +273,8 @@ class RequestReader:
             status,
             reason,
         )
+        if status == 400:
+            exchange.connection.ended_badly(f"request {exchange.request.id} is invalid")
         head_only = params.get("REQUEST_METHOD") == "HEAD"
         retry_after = _RETRY_AFTER if status == 503 else None
         response = error_response(status, head_only=head_only, retry_after=retry_after)
@@ -573,6 +576,7 @@ class ResponseWriter(Writer[Exchange]):
                 log.make_lines_soon()
         exchange.end()
         if exchange.broken:
+            self._connection.ended_badly(f"request {request.id}: the app's response is incomplete")
             if self._breaks_off(exchange):
                 return
             if not exchange.begun and request.role == Role.AUTHORIZER:
@@ -605,6 +609,7 @@ class ResponseWriter(Writer[Exchange]):
     def answer_instead(self, exchange: Exchange, response: bytes) -> None:
         """Answer a submitted request, whose worker may continue; break off what was begun."""
         exchange.cancel()
+        self._connection.ended_badly(f"request {exchange.request.id} has run or waited too long")
         if not exchange.begun:
             self._protocol.respond(exchange.request, response)
         elif not self._breaks_off(exchange):

@@ -173,6 +173,9 @@ class Carrier(Protocol):
     def writer(self) -> Sender:
         """What sends on it."""
 
+    def ended_badly(self, what: str) -> None:
+        """Have the recording of the connection written, if there is one."""
+
     def pause(self) -> None:
         """Stop reading until `resume` is called; may be nested."""
 

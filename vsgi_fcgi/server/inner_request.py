@@ -117,6 +117,9 @@ class InnerRequest:
 
     resume = pause
 
+    def ended_badly(self, what: str) -> None:
+        """Do nothing: there is no connection that could be recorded."""
+
     def _end(self, answer: Answer | None) -> None:
         done, self._done = self._done, None
         if done is not None:

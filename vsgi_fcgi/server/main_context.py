@@ -48,6 +48,7 @@ from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.handover import State, restore
 from vsgi_fcgi.transport.loop import get_loop
 from vsgi_fcgi.transport.quota import Quota
+from vsgi_fcgi.transport.recorder import Recorder
 from vsgi_fcgi.transport.timeouts import Timeouts
 from vsgi_fcgi.transport.unpatched import get_ident
 
@@ -153,6 +154,16 @@ class MainContext:
         reader = request_reader or (RoleRequestReader if others else RequestReader)
         self.request_reader = reader(self.services, self.dispatcher, self.access_log)
         self.timeouts = Timeouts(self.connections, config)
+        if config.record is not None:
+            self.connections.recorder = Recorder(
+                config.record,
+                config,
+                log,
+                loop,
+                max_requests=config.max_requests_per_connection,
+                max_params_count=config.max_params_count,
+                roles=apps.roles,
+            )
         self.request_reader.make_exchange = self._exchange_class()
         self.run_limits: RunLimits | None = None
         self.publisher: Publisher | None = None
@@ -288,6 +299,8 @@ class MainContext:
             Whether the loop may continue in this process.
         """
         self.services.in_child = True
+        if self.connections.recorder is not None:
+            self.connections.recorder.forked(stop=get_ident() == self._ident)
         self.services.mailbox.forked()
         in_hub = get_ident() == self._ident
         for connection in self.connections:

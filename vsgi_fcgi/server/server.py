@@ -42,6 +42,7 @@ from vsgi_fcgi.status.scoreboard import STOPPING, Scoreboard
 from vsgi_fcgi.transport.acceptor import Acceptor
 from vsgi_fcgi.transport.handover import Handover, State
 from vsgi_fcgi.transport.monkey_patching import check_patching
+from vsgi_fcgi.transport.recorder import check_record
 from vsgi_fcgi.transport.unpatched import Socket, start_thread
 from vsgi_fcgi.wsgi.response import App
 
@@ -311,6 +312,7 @@ class Server:
         check_patching(config.worker)
         config.check_worker()
         config.check_spool_dir()
+        check_record(config)
         allowed = allowed_peers(os.environ)
         running = config.max_running if config.worker == "greenlet" else 0
         raise_limit(config.max_connections + 2 * (config.max_queued + running))
@@ -362,6 +364,7 @@ class Server:
                     self._on_signal,
                     self._exit_now,
                     functools.partial(self._reopen_logs, access_lines),
+                    context.connections.record_now if config.record else None,
                 )
                 signals.install()
                 self._signals = signals

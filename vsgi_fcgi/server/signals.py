@@ -1,6 +1,6 @@
 """Signals: the first SIGTERM, SIGINT or SIGHUP stops gracefully, a second one immediately.
 
-SIGUSR1 opens the log files again.
+SIGUSR1 opens the log files again. SIGUSR2 writes recordings, if there are any.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Signals:
             process.
         on_reopen: called in the main context after SIGUSR1, unless multiwatch has started this
             process. It opens the log files again.
+        on_record: called in the main context after SIGUSR2. None if SIGUSR2 is not handled.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Signals:
         on_stop: Callable[[str], object],
         on_deadline: Callable[[str], object],
         on_reopen: Callable[[], object],
+        on_record: Callable[[], object] | None = None,
     ) -> None:
         self._loop = loop
         self._grace = grace
@@ -71,7 +73,9 @@ class Signals:
         self._on_deadline = on_deadline
         self._on_reopen = on_reopen
         self._usr1_stops = under_multiwatch()
+        self._on_record = on_record
         self._reopening = False
+        self._recording = False
         self._early: EarlySignals | None = None
         self._first: Note | None = None
         self._begun = False
@@ -99,6 +103,9 @@ class Signals:
                 continue
             if number in STOPPING or is_free(number):
                 self._before.append((number, signal.signal(number, self._handle)))
+        if self._on_record is not None and is_free(signal.SIGUSR2):
+            before = signal.signal(signal.SIGUSR2, self._handle)
+            self._before.append((signal.SIGUSR2, before))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         try:
             start_thread(self._keep_deadline, "vsgi-fcgi-deadline")
@@ -117,6 +124,8 @@ class Signals:
         note = number, time.monotonic()
         if self._reopens(number):
             self._reopening = True
+        elif number == signal.SIGUSR2:
+            self._recording = True
         elif self._first is None:
             self._first = note
         elif self._watcher is not None and is_another(note, self._first):
@@ -139,6 +148,9 @@ class Signals:
         if self._reopening:
             self._reopening = False
             self._on_reopen()
+        if self._recording and self._on_record is not None:
+            self._recording = False
+            self._on_record()
         if self._first is not None and self._installed and not self._begun:
             self._begun = True
             name = signal.Signals(self._first[0]).name
@@ -217,7 +229,7 @@ class Signals:
         return f"the graceful timeout of {self._grace:g} seconds is over"
 
     def _handle_late(self, number: int, frame: FrameType | None) -> None:
-        if self._reopens(number):
+        if self._reopens(number) or number == signal.SIGUSR2:
             return
         if self._first is None or is_another((number, time.monotonic()), self._first):
             os._exit(1)

@@ -69,6 +69,8 @@ def supervise(
     grace: float,
     folder: str | None,
     scoreboard: Scoreboard | None = None,
+    *,
+    recording: bool = False,
 ) -> int:
     """Serve in as many processes as the settings say.
 
@@ -78,6 +80,7 @@ def supervise(
         grace: seconds that running requests have to end.
         folder: the working directory of the processes; None for that of this process.
         scoreboard: where the processes say what they do; None for nowhere.
+        recording: the processes write recordings after SIGUSR2.
 
     Returns:
         The exit status.
@@ -91,7 +94,9 @@ def supervise(
         count, timeout = config.process_count, config.start_timeout
         supervisor = Supervisor(listeners, count, grace, timeout, config.preload, folder, receiving)
         supervisor.scoreboard = scoreboard
-        more = (signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
+        more = [signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU]
+        if recording:
+            more.append(signal.SIGUSR2)
         with signals_into(sending, more), contextlib.closing(supervisor):
             return supervisor.run()
 
@@ -604,14 +609,19 @@ class Supervisor:
             self.reload()
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
             self._resize(1 if number == signal.SIGTTIN else -1)
+        elif number == signal.SIGUSR2:
+            self._signal_processes(signal.SIGUSR2)
 
     def _reopen_logs(self) -> None:
         for problem in reopen_files():
             _logger.warning("%s", problem)
+        self._signal_processes(signal.SIGUSR1)
+
+    def _signal_processes(self, number: signal.Signals) -> None:
         for process in self.processes:
             # A process that is loading may not handle the signal yet, which would end it.
             if process.state != "loading":
-                process.send_signal(signal.SIGUSR1)
+                process.send_signal(number)
 
     def _stop(self, number: signal.Signals) -> None:
         """Stop at the first signal, and immediately at a second one."""

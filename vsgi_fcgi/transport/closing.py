@@ -9,6 +9,7 @@ from typing import Any, Final
 from vsgi_fcgi.exceptions import RemoteProtocolError
 from vsgi_fcgi.protocol import Request, ServerProtocol
 from vsgi_fcgi.transport.loop import Loop, Watcher
+from vsgi_fcgi.transport.recording import Recording
 from vsgi_fcgi.transport.thread_affinity import main_only
 
 # How a request ended, as the access log names it.
@@ -74,6 +75,7 @@ class ClosableConnection:
         counted: bytes of unfinished requests that are charged to the quota.
         closed: the socket is closed.
         late: requests that came over TCP after our half was shut down.
+        recording: keeps what passes on it; None usually.
     """
 
     __slots__ = (
@@ -87,6 +89,7 @@ class ClosableConnection:
         "late",
         "paused",
         "protocol",
+        "recording",
         "silent",
         "sock",
         "source",
@@ -106,6 +109,16 @@ class ClosableConnection:
         self._ending = _OPEN
         self._awaited: list[Request] = []
         self._linger: Watcher | None = None
+        self.recording: Recording | None = None
+
+    def ended_badly(self, what: str) -> None:
+        """Have the recording of the connection written, if there is one.
+
+        Args:
+            what: what has gone wrong, without data of the client or the app.
+        """
+        if self.recording is not None:
+            self.recording.end_badly(what)
 
     @property
     def peer(self) -> str:

@@ -11,6 +11,41 @@ from vsgi_fcgi.settings import KIB, MIB, GracefulConfig, setting
 class TransportConfig(GracefulConfig):
     """Timeouts and limits of the connections of web servers, in seconds and bytes."""
 
+    record: str | None = setting(
+        None,
+        "folder for recordings of connections on which a request or the protocol has failed",
+        group="logging",
+        metavar="DIR",
+        default_text="no recordings",
+    )
+    record_records: int = setting(
+        256,
+        "maximum records in a recording; the last ones of a connection, as far as 256 bytes of"
+        " memory for each of them suffice",
+        group="logging",
+        minimum=16,
+        maximum=65536,
+    )
+    record_body_bytes: int = setting(
+        0,
+        "bytes of each record of a body that a recording shows; bodies may contain passwords",
+        group="logging",
+        minimum=0,
+        maximum=4096,
+    )
+    record_files: int = setting(
+        100,
+        "maximum recordings in the folder; the oldest are removed",
+        group="logging",
+        minimum=1,
+    )
+    record_total_bytes: int = setting(
+        64 * MIB,
+        "maximum bytes of all recordings in the folder; the oldest are removed",
+        group="logging",
+        minimum=64 * KIB,
+    )
+
     receive_timeout: float = setting(
         60.0,
         "seconds without data from an incomplete request, then 408",

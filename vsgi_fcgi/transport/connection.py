@@ -19,6 +19,7 @@ from vsgi_fcgi.exceptions import RemoteProtocolError
 from vsgi_fcgi.protocol import Event, Inbound, Request, ServerProtocol
 from vsgi_fcgi.protocol.constants import Buffer
 from vsgi_fcgi.protocol.records import drop_sent, keep_rest
+from vsgi_fcgi.recording.records import BLOCKED, INPUT_ENDED, UNBLOCKED
 from vsgi_fcgi.transport.closing import ClosableConnection, Outcome, Peer
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.loop import READ, WRITE, Watcher
@@ -229,6 +230,9 @@ class Writer(Generic[T]):
             Whether the kernel took all of it.
         """
         sock = self._connection.sock
+        recording = self._connection.recording
+        if recording is not None:
+            recording.sent(buffers)
         try:
             if len(buffers) == 1:
                 size = len(buffers[0])
@@ -241,7 +245,9 @@ class Writer(Generic[T]):
                     sent = sock.sendmsg(buffers[:_MAX_BUFFERS], (), _DONT_WAIT)
         except BlockingIOError:
             sent = 0
-        except OSError:
+        except OSError as error:
+            if recording is not None:
+                recording.note(f"sending failed: {error.strerror}")
             self._connection.lose()
             return False
         self.sent += sent
@@ -250,6 +256,8 @@ class Writer(Generic[T]):
         self._unsent = keep_rest(buffers, sent)
         self._unsent_size = size - sent
         self._memory.charge(self._unsent_size)
+        if recording is not None:
+            recording.note(f"{BLOCKED}: {self._unsent_size} bytes wait to be sent")
         self._block()
         return False
 
@@ -273,7 +281,10 @@ class Writer(Generic[T]):
                 sent = self._connection.sock.sendmsg(self._unsent[:_MAX_BUFFERS], (), _DONT_WAIT)
             except BlockingIOError:
                 return
-            except OSError:
+            except OSError as error:
+                recording = self._connection.recording
+                if recording is not None:
+                    recording.note(f"sending failed: {error.strerror}")
                 self._connection.lose()
                 return
             self.sent += sent
@@ -282,6 +293,9 @@ class Writer(Generic[T]):
             self._unsent = drop_sent(self._unsent, sent)
             if self._unsent:
                 return
+            recording = self._connection.recording
+            if recording is not None:
+                recording.note(UNBLOCKED)
         self.blocked = False
         assert self._watcher is not None
         self._watcher.stop()
@@ -348,6 +362,9 @@ class Connection(ClosableConnection, Generic[W]):
     ) -> None:
         super().__init__(connections.loop, protocol, sock, peer)
         self.connections = connections
+        recorder = connections.recorder
+        if recorder is not None:
+            self.recording = recorder.recording(protocol, self.peer)
         # None until it is needed: a connection may be closed in the round that accepted it.
         self._reader: Watcher | None = None
 
@@ -425,9 +442,14 @@ class Connection(ClosableConnection, Generic[W]):
                 return
             except OSError:
                 data = b""
+            recording = self.recording
             if not data:
+                if recording is not None:
+                    recording.note(INPUT_ENDED)
                 self._input_ended()
                 return
+            if recording is not None:
+                recording.received(data)
             if self._ending and self.is_lingering:
                 self._receive_late(data)
                 return
@@ -440,6 +462,7 @@ class Connection(ClosableConnection, Generic[W]):
                 # The events before the error count: an abort releases a worker and memory.
                 self.handle(events)
                 connections.log.warning("%s: %s; the connection is closed", self.peer, error)
+                self.ended_badly(f"protocol error: {error}")
                 self.lose(Outcome.BROKEN)
                 return
             if events:
@@ -532,8 +555,11 @@ class Connection(ClosableConnection, Generic[W]):
             outcome: the reason, for the access log.
         """
         if not self.closed:
-            for event in self.protocol.receive_eof():
+            events = self.protocol.receive_eof()
+            for event in events:
                 self.abort(event.request, outcome)
+            if events:
+                self.ended_badly(f"the connection ended before its requests: {len(events)}")
             self.close()
 
     @main_only
@@ -551,10 +577,13 @@ class Connection(ClosableConnection, Generic[W]):
             self._stop_lingering()
         if self.counted:
             self.count_params()
+        if self.recording is not None:
+            self.recording.close()
         self.sock.close()
         self.connections.forget(self)
 
     def fail(self, error: Exception) -> None:
         """Close the connection after an error in this package."""
         self.connections.report_bug(error, f"{self.peer} is closed")
+        self.ended_badly(f"a bug in the server: {type(error).__name__}")
         self.lose(Outcome.BROKEN)

@@ -14,10 +14,14 @@ from vsgi_fcgi.listen.sharing import Sharing
 from vsgi_fcgi.transport.closing import ClosableConnection, Outcome
 from vsgi_fcgi.transport.loop import AsyncWatcher, Loop, Watcher
 from vsgi_fcgi.transport.quota import Quota
+from vsgi_fcgi.transport.recorder import Recorder
 from vsgi_fcgi.transport.unpatched import get_ident
 
 _FIRST_REQUEST = 0.5
 """Seconds that a new connection gets to send its request after a stop has begun."""
+
+_LAST_RECORDINGS = 2.0
+"""Seconds to write the last recordings when the process stops."""
 
 C = TypeVar("C", bound=ClosableConnection)
 M = TypeVar("M", contravariant=True)
@@ -83,6 +87,7 @@ class Connections(Generic[C]):
         wants_idle: writers report connections that become idle to `became_idle`. Usually they do
             not.
         late: requests that arrived over TCP after their connection was shut down. They are lost.
+        recorder: records the connections; None usually.
         wants_room: an acceptor has paused until `on_room` is called.
         on_room: called when a connection was closed, or became idle after none was.
         on_empty: called when the last connection was closed.
@@ -109,6 +114,7 @@ class Connections(Generic[C]):
         "on_room",
         "open",
         "params",
+        "recorder",
         "report_bug",
         "round_due",
         "scratch",
@@ -140,6 +146,7 @@ class Connections(Generic[C]):
         self.sharing: Sharing | None = None
         self.stopping = False
         self.handover: Mover[C] | None = None
+        self.recorder: Recorder | None = None
         self.wants_idle = False
         self.wants_room = False
         self.late = 0
@@ -361,6 +368,13 @@ class Connections(Generic[C]):
             self.handover.stop()
         for connection in self:
             connection.lose(Outcome.STOPPED)
+        if self.recorder is not None:
+            self.recorder.stop(_LAST_RECORDINGS)
+
+    def record_now(self) -> None:
+        """Write recordings of the connections that were active last."""
+        if self.recorder is not None:
+            self.recorder.write_on_demand([each.recording for each in self.open])
 
     def report_late(self) -> None:
         """Log how many requests arrived too late, if any did."""

@@ -124,6 +124,7 @@ class Timeouts:
                 connection.peer,
                 times.send_timeout,
             )
+            connection.ended_badly(f"nothing could be sent for {times.send_timeout:g} seconds")
             connection.lose(Outcome.TIMED_OUT)
             return
         for request in list(connection.protocol.requests.values()):
@@ -136,4 +137,5 @@ class Timeouts:
                 progress = connection.progress_of(request)
                 if is_stuck(request, progress, times.receive_timeout):
                     reason = f"no more of it arrived within {times.receive_timeout:g} seconds"
+                    connection.ended_badly(f"request {request.id}: {reason}")
                     connection.time_out(request, reason)

@@ -15,6 +15,7 @@ from vsgi_fcgi.front_ends.registry import NAMES
 OTHERS = [name for name in COMMANDS if name]
 MODULES = {name: f"vsgi_fcgi.cli.commands.{name or 'serve'}" for name in COMMANDS}
 MODULES["stacks"] = MODULES["status"]
+MODULES["timeline"] = MODULES["replay"]
 
 
 def test_the_main_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +24,7 @@ def test_the_main_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) ->
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith(
         "usage: vsgi-fcgi [OPTIONS] APP"
-        " vsgi-fcgi {config,doctor,gateway,relay,status,stacks} [OPTIONS] ..."
+        " vsgi-fcgi {config,doctor,gateway,relay,status,stacks,replay,timeline} ..."
     )
     assert "config PROGRAM print the configuration" in out
     for name in OTHERS:

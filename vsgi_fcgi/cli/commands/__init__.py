@@ -172,7 +172,38 @@ STACKS: Final = Command(
     validates=False,
 )
 
+REPLAY: Final = Command(
+    "replay",
+    "vsgi_fcgi.cli.commands.replay:ReplayOptions",
+    run="vsgi_fcgi.cli.commands.replay:replay",
+    argument="recording",
+    summary="print the records of a recording and the events that they cause",
+    description=(
+        "Drive the protocol of a server with a recording of --record, and print each record and the"
+        " events that it causes."
+    ),
+    epilog="Write replay:app for an app whose module is called replay.",
+    examples=(Example("Show what happened on a connection", "replay /var/lib/mysite/a.recording"),),
+    validates=False,
+)
+
+TIMELINE: Final = Command(
+    "timeline",
+    "vsgi_fcgi.cli.commands.replay:TimelineOptions",
+    run="vsgi_fcgi.cli.commands.replay:timeline",
+    argument="recording",
+    summary="draw a recording as an HTML page",
+    description=(
+        "Draw a recording of --record as an HTML page: a lane for each request, when its records"
+        " passed, and who waited for whom. The page needs no other file."
+    ),
+    epilog="Write timeline:app for an app whose module is called timeline.",
+    examples=(Example("Draw a recording", "timeline /var/lib/mysite/a.recording --output a.html"),),
+    validates=False,
+)
+
 COMMANDS: Final[dict[str, Command]] = {
-    command.name: command for command in (SERVE, CONFIG, DOCTOR, GATEWAY, RELAY, STATUS, STACKS)
+    command.name: command
+    for command in (SERVE, CONFIG, DOCTOR, GATEWAY, RELAY, STATUS, STACKS, REPLAY, TIMELINE)
 }
 """All commands by the first word of the command line; the server has none."""

@@ -154,7 +154,14 @@ def _run(
 
     service = make_service(listeners, options, log)
     log.start()
-    signals = Signals(get_loop(), options.graceful_timeout, on_signal, on_deadline, on_reopen)
+    signals = Signals(
+        get_loop(),
+        options.graceful_timeout,
+        on_signal,
+        on_deadline,
+        on_reopen,
+        getattr(service, "record_now", None),
+    )
     signals.install()
     try:
         service.start()
@@ -244,7 +251,13 @@ def _open_fastcgi_sockets(options: RelayOptions, process: OwnProcess) -> list[Li
 
 
 class _RelayService(Service):
-    """A relay that starts and stops as the gateway's HTTP server does."""
+    """A relay that starts and stops as the gateway's HTTP server does.
+
+    Attributes:
+        record_now: writes recordings; None if there are none.
+    """
+
+    record_now: Callable[[], object] | None = None
 
     def __init__(self, listeners: Sequence[Listener], options: RelayOptions, log: Log) -> None:
         # Imported here because it loads gevent, and the manual page is built without it.
@@ -257,6 +270,8 @@ class _RelayService(Service):
             log,
             allowed=allowed_peers(os.environ),
         )
+        if options.record is not None:
+            self.record_now = self._relay.connections.record_now
 
     def start(self) -> None:
         self._relay.start()

@@ -228,7 +228,9 @@ def _supervise(
     from vsgi_fcgi.supervisor.supervisor import supervise
 
     board = _make_scoreboard(options)
-    return supervise(listeners, options, options.graceful_timeout, folder, board)
+    recording = options.record is not None
+    grace = options.graceful_timeout
+    return supervise(listeners, options, grace, folder, board, recording=recording)
 
 
 def _serve_on(

@@ -33,7 +33,7 @@ GROUPS = {
 """The headings of ``--help``, in its order."""
 
 
-ARGUMENTS = {"app": "APP", "program": "PROGRAM", "status_address": "ADDRESS"}
+ARGUMENTS = {"app": "APP", "program": "PROGRAM", "status_address": "ADDRESS", "recording": "FILE"}
 """The positional arguments of the command line, by the names of the fields."""
 
 

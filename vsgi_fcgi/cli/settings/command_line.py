@@ -173,7 +173,7 @@ def make_parser(
     lists_commands = command is SERVE and program is None
     if lists_commands:
         names = ",".join(filter(None, COMMANDS))
-        usage += f"\n       {name} {{{names}}} [OPTIONS] ..."
+        usage += f"\n       {name} {{{names}}} ..."
     parser = _Parser(
         prog=name,
         usage=usage,

@@ -23,7 +23,12 @@ SIGNALS = (
         "SIGUSR1",
         "reopen the log files, unless the app handles the signal; under multiwatch: stop",
     ),
-    ("a second one of these", "exit immediately"),
+    (
+        "SIGUSR2",
+        "with --record: write recordings of the connections that were active last, at most 20 of"
+        " each process",
+    ),
+    ("a second signal that stops", "exit immediately"),
 )
 
 _FILES = (

@@ -1,0 +1,248 @@
+"""Test the files of recordings: what is read, what is refused, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import complaint
+from support.fcgi import records
+from support.fcgi.records import BEGIN_REQUEST, END_REQUEST, PARAMS, STDIN, STDOUT
+
+from vsgi_fcgi.cli import main
+from vsgi_fcgi.recording.file import About, encode, read_recording
+from vsgi_fcgi.recording.records import BLOCKED, IN, NOTE, OUT, UNBLOCKED, Record
+
+ABOUT = About(
+    vsgi_fcgi_recording=1,
+    server="vsgi_fcgi 0",
+    peer="connection 1 on fcgi+unix:///app.sock",
+    began="2026-01-01T00:00:00+00:00",
+    reasons=["request 2: the web server has aborted it"],
+    dropped=3,
+    max_requests=10,
+    max_params_bytes=1000,
+    max_params_count=20,
+    roles=[1],
+)
+
+
+def record(time: float, direction: str, kind: int, id: int, content: bytes = b"") -> Record:
+    size = len(content)
+    return Record(time, time, direction, kind, id, size, 0, size, content)
+
+
+def begin(time: float, id: int) -> Record:
+    return record(time, IN, BEGIN_REQUEST, id, b"\0\1\1\0\0\0\0\0")
+
+
+def params(time: float, id: int, uri: str) -> Record:
+    block = records.pairs({"REQUEST_METHOD": "GET", "REQUEST_URI": uri})
+    return record(time, IN, PARAMS, id, block)
+
+
+def end(time: float, id: int) -> Record:
+    return record(time, OUT, END_REQUEST, id, bytes(8))
+
+
+# Request 1 waits for data, then for its app, then for the web server. Request 2 is aborted.
+RECORDS = [
+    begin(0.0, 1),
+    params(0.0, 1, "/one"),
+    record(0.0, IN, PARAMS, 1),
+    Record(2.0, 2.5, IN, STDIN, 1, 100, 4, 100),
+    record(3.0, IN, STDIN, 1),
+    record(7.0, OUT, STDOUT, 1, b"Status: 200 OK\r\n\r\n"),
+    Record(7.5, 7.5, NOTE, text=f"{BLOCKED}: 9 bytes wait to be sent"),
+    Record(17.5, 17.5, NOTE, text=UNBLOCKED),
+    record(17.5, OUT, STDOUT, 1),
+    end(17.5, 1),
+    begin(18.0, 2),
+    params(18.0, 2, "/<script>alert(1)</script>"),
+    record(18.0, IN, PARAMS, 2),
+    record(18.0, IN, STDIN, 2),
+    record(19.0, IN, 2, 2),
+    Record(19.0, 19.0, NOTE, text=ABOUT.reasons[0]),
+    end(19.0, 2),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "a.recording"
+    path.write_text(encode(ABOUT, RECORDS))
+    return path
+
+
+def test_a_file_has_what_was_written(path: Path) -> None:
+    assert read_recording(str(path)) == (ABOUT, RECORDS)
+
+
+def test_a_replay_prints_the_events(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("connection 1 on fcgi+unix:///app.sock, recorded by vsgi_fcgi 0")
+    assert lines[1] == "reason: request 2: the web server has aborted it"
+    assert [line.split("->")[1].strip() for line in lines if "->" in line] == [
+        "id 1 RequestStarted: GET /one, 2 params",
+        "id 1 StdinReceived: 100 bytes",
+        "id 1 StdinEnded",
+        "id 2 RequestStarted: GET /<script>alert(1)</script>, 2 params",
+        "id 2 StdinEnded",
+        "id 2 RequestAborted",
+    ]
+    assert "had not ended" not in lines[-1]
+
+
+def test_a_replay_shows_where_the_protocol_was_violated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.recording"
+    again = [begin(0.0, 1), begin(1.0, 1), begin(2.0, 2)]
+    path.write_text(encode(ABOUT, again))
+    assert main(["replay", str(path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "error: BEGIN_REQUEST record (id 1, 8 bytes): a request with this id has not" in last
+
+
+def test_a_replay_escapes_what_would_control_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.recording"
+    found = [begin(0.0, 1), params(0.0, 1, "/\x1b[2J"), record(0.0, IN, PARAMS, 1)]
+    path.write_text(encode(ABOUT, found))
+    assert main(["replay", str(path)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+class Page(HTMLParser):
+    """The elements of a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data + "\n"
+
+
+def test_a_timeline_is_one_page_that_shows_who_waited_for_whom(path: Path, tmp_path: Path) -> None:
+    output = tmp_path / "page.html"
+    assert main(["timeline", str(path), "--output", str(output)]) == 0
+    text = output.read_text()
+    page = Page(text)
+    names = {name for name, _ in page.tags}
+    assert not names & {"script", "link", "img", "iframe", "object"}
+    addresses = [
+        found[key] or "" for _, found in page.tags for key in ("href", "src") if key in found
+    ]
+    assert addresses == ["#broke-0"]
+    assert not re.search(r"url\(|@import|https?:", text)
+    assert "prefers-color-scheme: dark" in text
+    waits = [
+        found["class"]
+        for name, found in page.tags
+        if name == "rect" and found.get("height") == "40"
+    ]
+    # The second request began when the first had ended.
+    assert waits == ["w-data", "w-data", "w-data", "w-app", "w-app", "w-read", "w-app"]
+    for title in (
+        "the server waits for the web server's data: 2.00 s",
+        "the app runs, or waits for a worker: 4.00 s",
+        "the web server does not read the response: 10.00 s",
+    ):
+        assert title in page.words
+    assert [found["id"] for _, found in page.tags if "id" in found] == ["broke-0"]
+    assert {"id 1", "id 2"} <= set(page.words.splitlines())
+    assert "GET /<script>alert(1)</script>" in page.words
+    assert "aborted by the web server" in page.words
+
+
+def test_a_timeline_goes_to_standard_output(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["timeline", str(path)]) == 0
+    assert capsys.readouterr().out.startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [],
+        [Record(0.0, 0.0, NOTE, text="only a note")],
+        [record(0.0, OUT, STDOUT, 5, b"x"), end(0.0, 5)],
+        [Record(0.0, 0.0, IN, -2, 0, 3, 0, 3, b"\1\1\0")],
+        [Record(0.0, 0.0, IN, -1, 0, 900, 0, 900, b"GET / HT")],
+        [Record(0.0, 0.0, IN, 77, 0, 9, 0, 4)],
+        [record(0.0, IN, BEGIN_REQUEST, 1, b""), end(0.0, 1), record(0.0, OUT, END_REQUEST, 1)],
+    ],
+)
+def test_odd_recordings_are_shown(found: list[Record], tmp_path: Path) -> None:
+    path = tmp_path / "a.recording"
+    path.write_text(encode(ABOUT, found))
+    assert main(["replay", str(path)]) == 0
+    assert main(["timeline", str(path), "--output", str(tmp_path / "page.html")]) == 0
+
+
+def changed(**values: Any) -> str:
+    return json.dumps({**json.loads(encode(ABOUT, [])), **values})
+
+
+def line(values: object) -> Callable[[], str]:
+    return lambda: encode(ABOUT, []) + json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (lambda: "", "line 1: vsgi_fcgi_recording is missing"),
+        (lambda: "[]", "line 1: vsgi_fcgi_recording is missing"),
+        (lambda: "\x7fELF", "line 1: it is not valid JSON"),
+        (lambda: changed(vsgi_fcgi_recording=2), "does not know its format"),
+        (lambda: changed(roles=["1"]), "line 1: roles is missing or wrong"),
+        (lambda: changed(reasons=None), "line 1: reasons is missing or wrong"),
+        (lambda: changed(max_requests=True), "line 1: max_requests is missing or wrong"),
+        (lambda: encode(ABOUT, RECORDS)[:-20], "line 18: it is not valid JSON"),
+        (lambda: encode(ABOUT, []) + "[" * 100000, "line 2: it is not valid JSON"),
+        (line({}), "line 2: it is neither a record nor a note"),
+        (line([float("nan"), "note", "x"]), "line 2: it is neither a record nor a note"),
+        (line([0, "up", 1, 1, 8, 0, 8, 0, ""]), "line 2: it is neither a record nor a note"),
+        (line([0, "in", 300, 1, 8, 0, 8, 0, ""]), "line 2: a number is out of its range"),
+        (line([0, "in", 1, 1, 65536, 0, 8, 0, ""]), "line 2: a number is out of its range"),
+        (line([0, "in", 1, 1, 8, 0, 9, 0, ""]), "line 2: a number is out of its range"),
+        (line([0, "in", 1, -1, 8, 0, 8, 0, ""]), "line 2: a number is out of its range"),
+        (line([0, "in", 1, 1, 8, 0, 8, 0, "123456789"]), "line 2: a number is out of its range"),
+        (line([0, "in", 1, 1, 8, 0, 8, 0, "a\u0100"]), "the content is not text in latin-1"),
+        (line([0, "in", 1, 1, 8, 0, 8, 0, 5]), "the content is not text in latin-1"),
+    ],
+)
+def test_a_malformed_file_is_refused_in_a_line(
+    text: Callable[[], str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.recording"
+    path.write_text(text())
+    for command in ("replay", "timeline"):
+        assert main([command, str(path)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"vsgi-fcgi: {path} is no recording: ")
+        assert err.endswith(problem + "\n")
+        assert err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_read_or_written(path: Path, tmp_path: Path) -> None:
+    assert complaint(tmp_path, "replay", "/nowhere") == (
+        "/nowhere cannot be read: No such file or directory"
+    )
+    assert complaint(tmp_path, "replay").startswith("FILE is missing")
+    assert complaint(tmp_path, "timeline", str(path), "--output", "/no/page") == (
+        "/no/page cannot be written: No such file or directory"
+    )

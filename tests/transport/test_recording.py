@@ -1,0 +1,190 @@
+"""Test what a recording keeps of a connection: the right records, within its limits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.fcgi import records
+from support.fcgi.server_protocols import server_protocol
+
+from vsgi_fcgi.exceptions import RemoteProtocolError
+from vsgi_fcgi.protocol.constants import Buffer
+from vsgi_fcgi.recording.records import IN, OUT
+from vsgi_fcgi.transport.recorder import cut
+from vsgi_fcgi.transport.recording import Recording
+
+Plain = tuple[int, int, int, int]
+"""The type, the id, the length of the content and that of the padding of a record."""
+
+
+class Room:
+    """What a recorder is for a recording: it has some room."""
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        self.room = room
+        self.settled: list[Recording] = []
+
+    def settle(self, recording: Recording) -> None:
+        self.settled.append(recording)
+
+    def reserve(self, size: int) -> bool:
+        if size > self.room:
+            return False
+        self.room -= size
+        return True
+
+    def release(self, size: int) -> None:
+        self.room += size
+
+
+def recording(room: Room | None = None, limit: int = 1 << 30, keep: int = 0) -> Recording:
+    return Recording(room or Room(), server_protocol(), "a test", limit, keep)
+
+
+def receive(kept: Recording, data: bytes, cuts: Iterator[int], *, views: bool = False) -> None:
+    """Give data to the recording and to its protocol, as a connection does."""
+    at = 0
+    while at < len(data):
+        size = next(cuts)
+        piece: bytes | memoryview = data[at : at + size]
+        if views and kept.protocol.left:
+            piece = memoryview(bytearray(piece))
+        kept.received(piece)
+        kept.protocol.receive_data(piece)
+        at += size
+
+
+def plain(kept: Recording, direction: str) -> list[Plain]:
+    return [
+        (each.kind, each.id, each.length, each.padding)
+        for each in cut(kept.entries())
+        if each.direction == direction
+    ]
+
+
+def requests(draw: random.Random) -> bytes:
+    """Requests of all sizes, with padding, one after the other."""
+    parts = []
+    for id in range(1, draw.randrange(2, 6)):
+        params = {"REQUEST_METHOD": "POST", "X": "x" * draw.choice((0, 200, 9000))}
+        body = bytes(draw.choice((0, 1, 5000, 70000, 200000)))
+        padding = bytes(draw.choice((0, 1, 7, 255)))
+        parts += [records.begin(id), records.params(id, params)]
+        for at in range(0, len(body), 32768):
+            content = body[at : at + 32768]
+            parts.append(records.record(records.STDIN, id, content, padding=padding))
+        parts.append(records.record(records.STDIN, id, b"", padding=padding))
+    parts.append(records.record(77, 0, bytes(6000)))
+    return b"".join(parts)
+
+
+def records_of(data: bytes) -> list[Plain]:
+    found = []
+    at = 0
+    while at < len(data):
+        kind, id = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        length, padding = int.from_bytes(data[at + 4 : at + 6], "big"), data[at + 6]
+        found.append((kind, id, length, padding))
+        at += 8 + length + padding
+    return found
+
+
+@given(seed=st.integers(0, 1 << 32), views=st.booleans())
+def test_reads_that_are_cut_anywhere_have_the_records_that_were_sent(
+    seed: int, views: bool
+) -> None:
+    draw = random.Random(seed)
+    data = requests(draw)
+    kept = recording(keep=draw.choice((0, 100)))
+    largest = draw.choice((10, 300, 5000, 65536, 262144))
+    receive(kept, data, iter(lambda: draw.randrange(1, largest), 0), views=views)
+    assert plain(kept, IN) == records_of(data)
+    assert all(each.got == each.length for each in cut(kept.entries()))
+
+
+@given(seed=st.integers(0, 1 << 32))
+def test_a_recording_that_begins_anywhere_has_the_last_records(seed: int) -> None:
+    draw = random.Random(seed)
+    data = requests(draw)
+    kept = recording(limit=draw.choice((4096, 8192, 16384)))
+    largest = draw.choice((10, 300, 5000, 65536))
+    receive(kept, data, iter(lambda: draw.randrange(1, largest), 0))
+    found = plain(kept, IN)
+    assert found == records_of(data)[len(records_of(data)) - len(found) :]
+
+
+@given(sizes=st.lists(st.integers(0, 100000), max_size=8), keep=st.sampled_from((0, 50)))
+def test_writes_of_any_size_have_the_records_that_were_sent(sizes: list[int], keep: int) -> None:
+    kept = recording(keep=keep)
+    protocol = kept.protocol
+    protocol.receive_data(records.begin(1) + records.params(1, {"REQUEST_METHOD": "GET"}))
+    request = protocol.requests[1]
+    head = b"Status: 200 OK\r\nX: y\r\n\r\n"
+    protocol.send_stdout(request, head)
+    everything: list[Buffer] = []
+    for number, size in enumerate(sizes):
+        protocol.send_stdout(request, memoryview(bytes(size)) if number % 2 else bytes(size))
+        if number % 3:
+            buffers = protocol.data_to_send()
+            everything += buffers
+            kept.sent(buffers)
+    protocol.respond(request, b"the end")
+    buffers = protocol.data_to_send()
+    everything += buffers
+    kept.sent(buffers)
+    assert plain(kept, OUT) == records_of(b"".join(everything))
+    first = next(each for each in cut(kept.entries()) if each.direction == OUT)
+    assert first.content.startswith(head)
+
+
+def test_a_recording_keeps_within_its_limit_and_within_the_room_for_all() -> None:
+    room = Room(20000)
+    few, many = recording(room, limit=8192), recording(room, limit=1 << 20)
+    request = records.request(1, {"REQUEST_METHOD": "GET"}, b"")
+    for _ in range(1000):
+        for each in (few, many):
+            each.received(request)
+            # The whole response in one piece.
+            each.sent([b"x" * 300])
+    # Small ones hold 4 KiB without asking.
+    assert room.room < 4096
+    assert few._size <= 8192
+    assert many._size <= 4096 + 20000
+    assert few.dropped > many.dropped > 0
+    few.close()
+    many.close()
+    assert room.room == 20000
+
+
+def test_one_read_that_exceeds_the_limit_is_not_kept() -> None:
+    room = Room(0)
+    kept = recording(room)
+    params = records.params(1, {"X": "x" * 60000})
+    receive(kept, records.begin(1) + params, iter([65536]))
+    assert kept.entries() == []
+    kept.received(records.stdin(1, b""))
+    assert plain(kept, IN) == [(records.STDIN, 1, 0, 0)]
+
+
+def test_bytes_that_are_not_fastcgi_are_not_kept() -> None:
+    kept = recording()
+    data = b"GET /secret HTTP/1.1\r\nCookie: " + b"secret" * 2000
+    kept.received(data)
+    with pytest.raises(RemoteProtocolError):
+        kept.protocol.receive_data(data)
+    (record,) = cut(kept.entries())
+    assert (record.name, record.content, record.length) == ("not FastCGI", data[:8], len(data))
+    assert b"secret" not in repr(kept.entries()).encode()
+
+
+def test_a_bad_end_is_reported_once_until_it_is_written() -> None:
+    room = Room()
+    kept = recording(room)
+    for number in range(100):
+        kept.end_badly(f"reason {number}")
+    assert room.settled == [kept]
+    assert kept.reasons == [f"reason {number}" for number in range(16)]

@@ -1,0 +1,90 @@
+"""Drive the protocol with a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from vsgi_fcgi.exceptions import RemoteProtocolError
+from vsgi_fcgi.protocol import (
+    DataReceived,
+    Event,
+    Limits,
+    RequestRejected,
+    RequestStarted,
+    ServerProtocol,
+    StdinReceived,
+)
+from vsgi_fcgi.protocol.constants import KEEP_CONN, VERSION, RecordType
+from vsgi_fcgi.protocol.records import BEGIN_REQUEST_BODY, END_REQUEST_BODY, HEADER
+from vsgi_fcgi.recording.file import About
+from vsgi_fcgi.recording.records import IN, NO_HEADER, NOT_FASTCGI, NOTE, Record
+
+_FILLER: Final = b"*"
+"""Stands for content that is not in the recording."""
+
+
+def replay(about: About, records: list[Record]) -> Iterator[str]:
+    """Drive the protocol of a server with a recording.
+
+    Yields:
+        A line for each record, event and error.
+    """
+    limits = Limits(about.max_requests, about.max_params_bytes, about.max_params_count)
+    protocol = ServerProtocol(limits, {}, frozenset(about.roles))
+    for record in records:
+        if record.direction == NOTE:
+            yield f"{record.time:12.6f}  note  {record.text}"
+            continue
+        yield f"{record.time:12.6f}  {record.direction:4}  {describe(record)}"
+        if record.direction == IN:
+            events: list[Event] = []
+            try:
+                protocol.receive_data(encode_record(record), events)
+            except RemoteProtocolError as error:
+                yield from map(_event_line, events)
+                yield f"{'':12}  ->    error: {error}"
+                return
+            yield from map(_event_line, events)
+        elif record.kind == RecordType.END_REQUEST and record.id in protocol.requests:
+            request = protocol.requests[record.id]
+            if len(record.content) == END_REQUEST_BODY.size:
+                protocol.end_request(request, *END_REQUEST_BODY.unpack(record.content))
+    for request in protocol.requests.values():
+        state = request.inbound.name
+        yield f"{'':12}  end   id {request.id} had not ended; the state of its input was {state}"
+
+
+def encode_record(record: Record) -> bytes:
+    """Return a record as it has passed, with filler for content that is not in the recording."""
+    if record.kind in (NOT_FASTCGI, NO_HEADER):
+        return record.content
+    head = HEADER.pack(VERSION, record.kind, record.id, record.length, record.padding)
+    content = record.content + _FILLER * (record.got - len(record.content))
+    return head + content + (bytes(record.padding) if record.got == record.length else b"")
+
+
+def describe(record: Record) -> str:
+    """Return a line about a record."""
+    size = "" if record.got == record.length else f"{record.got} of "
+    line = f"id {record.id} {record.name}, {size}{record.length} bytes"
+    if record.kind == RecordType.BEGIN_REQUEST and len(record.content) == BEGIN_REQUEST_BODY.size:
+        role, flags = BEGIN_REQUEST_BODY.unpack(record.content)
+        line += f", role {role}{', keep the connection' if flags & KEEP_CONN else ''}"
+    if record.kind == RecordType.END_REQUEST and len(record.content) == END_REQUEST_BODY.size:
+        app_status, protocol_status = END_REQUEST_BODY.unpack(record.content)
+        line += f", application status {app_status}, protocol status {protocol_status}"
+    return line
+
+
+def _event_line(event: Event) -> str:
+    line = f"{'':12}  ->    id {event.request.id} {type(event).__name__}"
+    if isinstance(event, RequestStarted):
+        params = event.request.params
+        target = params.get("REQUEST_URI") or params.get("SCRIPT_NAME", "")
+        line += f": {params.get('REQUEST_METHOD', '')} {target}, {len(params)} params"
+    elif isinstance(event, StdinReceived | DataReceived):
+        line += f": {len(event.data)} bytes"
+    elif isinstance(event, RequestRejected):
+        line += f": {event.status}, {event.reason}"
+    return line

@@ -1,0 +1,291 @@
+"""The last bytes of one connection, kept in memory for the recorder.
+
+Every read and every write passes here if connections are recorded, so this only appends what has
+passed to a list. Records are cut out, and secrets are hidden, when the recording is written
+(`vsgi_fcgi.recording.records`), which is rare. Of a large read or write, the bytes of bodies are
+dropped at once, and only their number is kept.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, Final, Protocol, final
+
+from vsgi_fcgi.protocol import ServerProtocol
+from vsgi_fcgi.protocol.constants import HEADER_SIZE, VERSION, Buffer, RecordType
+from vsgi_fcgi.protocol.records import HEADER
+
+RECEIVED: Final = 0
+SENT: Final = 1
+NOTE: Final = 2
+"""The kinds of entries."""
+
+Pieces = bytes | list[bytes | int]
+"""What has passed: bytes, and numbers of bytes of content that are not kept."""
+
+Entry = tuple[float, int, Any, tuple[int, bytes] | None]
+"""A time of `time.monotonic`, the kind, and `Pieces` or the text of a note.
+
+If a read begins inside a record, the last value is the number of bytes that this record still
+lacks, and the bytes that the protocol keeps of it.
+"""
+
+BODIES: Final = frozenset(
+    map(int, (RecordType.STDIN, RecordType.STDOUT, RecordType.STDERR, RecordType.DATA))
+)
+"""The types of records whose content is a body, or may be one."""
+
+_STDOUT: Final = int(RecordType.STDOUT)
+_MAX_WHOLE: Final = 4096
+"""Bytes of a read or a write up to which it is kept as it is."""
+_MAX_HEAD: Final = 4096
+"""Bytes of the header block of a response that are kept of a large write."""
+_ENTRY_COST: Final = 128
+"""Bytes charged for an entry in addition to its content: two tuples, a float and a bytes object."""
+_BLOCK: Final = 4096
+"""Bytes that each recording may hold, and by which it grows."""
+_MAX_REASONS: Final = 16
+"""Maximum number of reasons that one file names."""
+_HEAD_START: Final = b"Status: "
+"""The beginning of the header blocks of this server."""
+
+
+class Sink(Protocol):
+    """The recorder, as a recording sees it."""
+
+    def settle(self, recording: Recording) -> None:
+        """Write a recording soon."""
+
+    def reserve(self, size: int) -> bool:
+        """Let a recording hold more bytes, if there is room."""
+
+    def release(self, size: int) -> None:
+        """Take note that a recording holds fewer bytes."""
+
+
+@final
+class Recording:
+    """What has passed on one connection.
+
+    Args:
+        sink: the recorder.
+        protocol: the protocol of the connection.
+        peer: the name of the peer.
+        limit: maximum number of bytes to hold.
+        keep: bytes of each record of a body that are kept of a large read or write.
+
+    Attributes:
+        protocol: the protocol of the connection.
+        peer: the name of the peer.
+        reasons: what has gone wrong since the recording was last written.
+        last: the time of the last entry.
+        dropped: how many entries are not kept any more.
+    """
+
+    __slots__ = (
+        "_entries",
+        "_keep",
+        "_limit",
+        "_room",
+        "_sink",
+        "_size",
+        "dropped",
+        "last",
+        "peer",
+        "protocol",
+        "reasons",
+    )
+
+    def __init__(
+        self, sink: Sink, protocol: ServerProtocol, peer: str, limit: int, keep: int
+    ) -> None:
+        self._sink = sink
+        self.protocol = protocol
+        self.peer = peer
+        self._limit = limit
+        self._keep = keep
+        self._entries: list[Entry] = []
+        self._size = 0
+        self._room = _BLOCK
+        self.dropped = 0
+        self.last = 0.0
+        self.reasons: list[str] = []
+
+    def received(self, data: bytes | memoryview) -> None:
+        """Keep what was read, before the protocol gets it."""
+        protocol = self.protocol
+        size = len(data)
+        if (
+            size <= _MAX_WHOLE
+            and type(data) is bytes
+            and not (protocol._pending or protocol.left or protocol._skip)
+        ):
+            # Nearly every read.
+            now = self.last = monotonic()
+            self._entries.append((now, RECEIVED, data, None))
+            size += self._size + _ENTRY_COST
+            self._size = size
+            if size > self._room:
+                self._make_room()
+            return
+        at: tuple[int, bytes] | None = None
+        pieces: Pieces
+        pending = protocol._pending
+        if protocol.left or protocol._skip or pending:
+            at = protocol.left + protocol._skip, pending
+        if isinstance(data, bytes) and size <= _MAX_WHOLE:
+            pieces = data
+        else:
+            body = protocol._partial[0] in BODIES
+            buffers: list[Buffer] = [pending + data] if pending else [data]
+            pieces = thin(buffers, protocol.left, protocol._skip, body, self._keep)
+            if pending:
+                # They are in the entry before, or in `at`.
+                pieces = _without(pieces, len(pending))
+        self._append(RECEIVED, pieces, at)
+
+    def sent(self, buffers: list[Buffer]) -> None:
+        """Keep what is passed to the kernel: complete records."""
+        pieces: Pieces
+        if len(buffers) == 1:
+            buffer = buffers[0]
+            size = len(buffer)
+            if size <= _MAX_WHOLE and type(buffer) is bytes:
+                now = self.last = monotonic()
+                self._entries.append((now, SENT, buffer, None))
+                size += self._size + _ENTRY_COST
+                self._size = size
+                if size > self._room:
+                    self._make_room()
+                return
+        if sum(map(len, buffers)) <= _MAX_WHOLE:
+            pieces = b"".join(buffers)
+        else:
+            pieces = thin(buffers, 0, 0, False, self._keep)
+        self._append(SENT, pieces, None)
+
+    def note(self, text: str) -> None:
+        """Keep a note about something that is not in the records."""
+        self._append(NOTE, text, None)
+
+    def end_badly(self, reason: str) -> None:
+        """Keep what has gone wrong, and have the recording written soon."""
+        self.note(reason)
+        if len(self.reasons) < _MAX_REASONS:
+            self.reasons.append(reason)
+        if len(self.reasons) == 1:
+            self._sink.settle(self)
+
+    def entries(self) -> list[Entry]:
+        """Return a copy of the entries."""
+        return self._entries.copy()
+
+    def close(self) -> None:
+        """Take note of the end of the connection. It may still be written."""
+        self.note("the connection was closed")
+        if self._room > _BLOCK:
+            self._sink.release(self._room - _BLOCK)
+            self._room = _BLOCK
+
+    def _append(self, kind: int, what: Pieces | str, at: tuple[int, bytes] | None) -> None:
+        now = self.last = monotonic()
+        self._entries.append((now, kind, what, at))
+        self._size += _size_of(what) + _ENTRY_COST
+        if self._size > self._room:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Get more room, or drop the oldest entries."""
+        while self._size > self._room < self._limit and self._sink.reserve(_BLOCK):
+            self._room += _BLOCK
+        if self._size <= self._room:
+            return
+        # A quarter at a time, because the rest of the list has to move.
+        wanted, count = self._room * 3 // 4, 0
+        entries = self._entries
+        while count < len(entries) and self._size > wanted:
+            self._size -= _size_of(entries[count][2]) + _ENTRY_COST
+            count += 1
+        del entries[:count]
+        self.dropped += count
+
+
+def _size_of(what: Any) -> int:
+    if isinstance(what, list):
+        return sum(_ENTRY_COST + (len(each) if isinstance(each, bytes) else 0) for each in what)
+    return len(what)
+
+
+def _without(pieces: Pieces, count: int) -> Pieces:
+    """Return pieces without their first bytes, which are the beginning of a record."""
+    if isinstance(pieces, bytes):
+        return pieces[count:]
+    first = pieces[0]
+    assert isinstance(first, bytes)
+    return [first[count:], *pieces[1:]]
+
+
+def thin(
+    buffers: list[Buffer], left: int, padding: int, body: bool, keep: int
+) -> list[bytes | int]:
+    """Return a copy of records without most of the content of bodies.
+
+    Args:
+        buffers: the bytes, which may begin and end inside a record. A header is in one buffer.
+        left: bytes of content that the first record still lacks.
+        padding: bytes of padding that follow them.
+        body: whether this content is a body.
+        keep: bytes to keep of the content of a body whose record begins here. The header block of
+            a response is kept as well.
+
+    Returns:
+        Bytes, and numbers of bytes that were left out.
+    """
+    out: list[bytes | int] = []
+    begins = False
+    kind = 0
+    for data in buffers:
+        at = start = 0
+        size = len(data)
+        while at < size:
+            if left:
+                end = min(at + left, size)
+                if body:
+                    kept = at
+                    if begins:
+                        kept += max(keep, _head_size(data[at:end]) if kind == _STDOUT else 0)
+                        begins = False
+                    if kept < end:
+                        if kept > start:
+                            out.append(bytes(data[start:kept]))
+                        out.append(end - kept)
+                        start = end
+                left -= end - at
+                at = end
+            elif padding:
+                skipped = min(padding, size - at)
+                padding -= skipped
+                at += skipped
+            elif size - at < HEADER_SIZE:
+                at = size
+            else:
+                version, kind, _, left, padding = HEADER.unpack_from(data, at)
+                at += HEADER_SIZE
+                if version != VERSION:
+                    # Not FastCGI. What follows may be anything, such as an HTTP request.
+                    out.append(bytes(data[start:at]))
+                    out.append(size - at)
+                    return out
+                body = begins = kind in BODIES
+        if start < size:
+            out.append(bytes(data[start:]))
+    return out
+
+
+def _head_size(content: Buffer) -> int:
+    """Return the size of the header block at the beginning of a record, as far as it is kept."""
+    if content[: len(_HEAD_START)] != _HEAD_START:
+        return 0
+    head = bytes(content[:_MAX_HEAD])
+    found = head.find(b"\r\n\r\n")
+    return len(head) if found < 0 else found + 4
