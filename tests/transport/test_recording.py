@@ -24,8 +24,10 @@ Plain = tuple[int, int, int, int]
 class Room:
     """What a recorder is for a recording: it has some room."""
 
-    def __init__(self, room: int = 1 << 30) -> None:
+    def __init__(self, room: int = 1 << 30, limit: int = 1 << 30, keep: int = 0) -> None:
         self.room = room
+        self.limit = limit
+        self.keep = keep
         self.settled: list[Recording] = []
 
     def settle(self, recording: Recording) -> None:
@@ -42,7 +44,7 @@ class Room:
 
 
 def recording(room: Room | None = None, limit: int = 1 << 30, keep: int = 0) -> Recording:
-    return Recording(room or Room(), server_protocol(), "a test", limit, keep)
+    return Recording(room or Room(limit=limit, keep=keep), server_protocol())
 
 
 def receive(kept: Recording, data: bytes, cuts: Iterator[int], *, views: bool = False) -> None:
@@ -143,16 +145,18 @@ def test_writes_of_any_size_have_the_records_that_were_sent(sizes: list[int], ke
 
 def test_a_recording_keeps_within_its_limit_and_within_the_room_for_all() -> None:
     room = Room(20000)
-    few, many = recording(room, limit=8192), recording(room, limit=1 << 20)
+    few, many = recording(room), recording(room)
     request = records.request(1, {"REQUEST_METHOD": "GET"}, b"")
     for _ in range(1000):
-        for each in (few, many):
-            each.received(request)
-            # The whole response in one piece.
-            each.sent([b"x" * 300])
-    # Small ones hold 4 KiB without asking.
-    assert room.room < 4096
+        room.limit = 8192
+        few.received(request)
+        few.sent([b"x" * 300])
+        room.limit = 1 << 20
+        many.received(request)
+        many.sent([b"x" * 300])
     assert few._size <= 8192
+    # Each may hold 4 KiB without asking.
+    assert room.room < 4096
     assert many._size <= 4096 + 20000
     assert few.dropped > many.dropped > 0
     few.close()
@@ -185,6 +189,6 @@ def test_a_bad_end_is_reported_once_until_it_is_written() -> None:
     room = Room()
     kept = recording(room)
     for number in range(100):
-        kept.end_badly(f"reason {number}")
+        kept.end_badly("a peer", f"reason {number}")
     assert room.settled == [kept]
-    assert kept.reasons == [f"reason {number}" for number in range(16)]
+    assert kept.reasons == tuple(f"reason {number}" for number in range(16))

@@ -118,7 +118,7 @@ class ClosableConnection:
             what: what has gone wrong, without data of the client or the app.
         """
         if self.recording is not None:
-            self.recording.end_badly(what)
+            self.recording.end_badly(self.peer, what)
 
     @property
     def peer(self) -> str:

@@ -23,6 +23,7 @@ from vsgi_fcgi.recording.records import BLOCKED, INPUT_ENDED, UNBLOCKED
 from vsgi_fcgi.transport.closing import ClosableConnection, Outcome, Peer
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.loop import READ, WRITE, Watcher
+from vsgi_fcgi.transport.recording import Recording
 from vsgi_fcgi.transport.thread_affinity import main_only
 
 _BATCH: Final = 262144
@@ -364,7 +365,7 @@ class Connection(ClosableConnection, Generic[W]):
         self.connections = connections
         recorder = connections.recorder
         if recorder is not None:
-            self.recording = recorder.recording(protocol, self.peer)
+            self.recording = Recording(recorder, protocol)
         # None until it is needed: a connection may be closed in the round that accepted it.
         self._reader: Watcher | None = None
 
@@ -444,7 +445,7 @@ class Connection(ClosableConnection, Generic[W]):
                 data = b""
             recording = self.recording
             if not data:
-                if recording is not None:
+                if recording is not None and protocol.requests:
                     recording.note(INPUT_ENDED)
                 self._input_ended()
                 return

@@ -373,8 +373,14 @@ class Connections(Generic[C]):
 
     def record_now(self) -> None:
         """Write recordings of the connections that were active last."""
-        if self.recorder is not None:
-            self.recorder.write_on_demand([each.recording for each in self.open])
+        if self.recorder is None:
+            return
+        recordings = []
+        for each in self.open:
+            if each.recording is not None:
+                each.recording.peer = each.peer
+                recordings.append(each.recording)
+        self.recorder.write_on_demand(recordings)
 
     def report_late(self) -> None:
         """Log how many requests arrived too late, if any did."""

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.protocol import ServerProtocol
 from vsgi_fcgi.recording.file import FORMAT, About, encode
 from vsgi_fcgi.recording.records import IN, OUT, Cutter, Record, hide_secrets
 from vsgi_fcgi.recording.records import NOTE as NOTE_RECORD
@@ -83,6 +82,10 @@ class Recorder:
         max_requests: the limit of requests on a connection, for a replay.
         max_params_count: the limit of params of a request, for a replay.
         roles: the numbers of the roles that are served, for a replay.
+
+    Attributes:
+        limit: maximum number of bytes that a recording may hold.
+        keep: bytes of each record of a body that are kept of a large read or write.
     """
 
     def __init__(
@@ -102,7 +105,8 @@ class Recorder:
         self._loop = loop
         self._limits = max_requests, config.max_params_bytes, max_params_count
         self._roles = sorted(roles)
-        self._limit = config.record_records * _RECORD_COST
+        self.limit = config.record_records * _RECORD_COST
+        self.keep = config.record_body_bytes
         self._reserved = 0
         self._due: list[Recording] = []
         self._timer: Watcher | None = None
@@ -115,10 +119,6 @@ class Recorder:
         self._lost = 0
         self._warned = -_WARNING_INTERVAL
         self._failing = False
-
-    def recording(self, protocol: ServerProtocol, peer: str) -> Recording:
-        """Return the recording of a new connection."""
-        return Recording(self, protocol, peer, self._limit, self._config.record_body_bytes)
 
     # The sink of recordings.
 
@@ -138,7 +138,7 @@ class Recorder:
         if self._off or len(self._due) >= _MAX_DUE:
             if not self._off:
                 self._lose()
-            recording.reasons = []
+            recording.reasons = ()
             return
         self._due.append(recording)
         if self._timer is None:
@@ -163,15 +163,15 @@ class Recorder:
                 self._second, self._written = second, 0
             if self._written >= _PER_SECOND:
                 self._lose()
-                recording.reasons = []
+                recording.reasons = ()
             else:
                 self._written += 1
                 self._submit(recording)
 
-    def write_on_demand(self, recordings: Iterable[Recording | None]) -> None:
+    def write_on_demand(self, recordings: Iterable[Recording]) -> None:
         """Write the recordings of the connections that were active last."""
-        found = [each for each in recordings if each is not None and each.last]
-        found.sort(key=lambda each: (bool(each.protocol.requests), each.last), reverse=True)
+        found = [each for each in recordings if each.last()]
+        found.sort(key=lambda each: (bool(each.protocol.requests), each.last()), reverse=True)
         self._log.info(
             "SIGUSR2: writing the recordings of %d of %d connections to %s",
             min(len(found), _MAX_ON_DEMAND),
@@ -196,7 +196,7 @@ class Recorder:
     # Writing.
 
     def _submit(self, recording: Recording) -> None:
-        reasons, recording.reasons = recording.reasons, []
+        reasons, recording.reasons = recording.reasons, ()
         if self._off:
             return
         if self._queue.qsize() >= _MAX_WAITING:
@@ -214,7 +214,7 @@ class Recorder:
             server=f"vsgi_fcgi {__version__}",
             peer=recording.peer,
             began=datetime.fromtimestamp(began, UTC).isoformat(timespec="microseconds"),
-            reasons=reasons,
+            reasons=list(reasons),
             dropped=recording.dropped,
             max_requests=self._limits[0],
             max_params_bytes=self._limits[1],

@@ -51,7 +51,15 @@ _HEAD_START: Final = b"Status: "
 
 
 class Sink(Protocol):
-    """The recorder, as a recording sees it."""
+    """The recorder, as a recording sees it.
+
+    Attributes:
+        limit: maximum number of bytes that a recording may hold.
+        keep: bytes of each record of a body that are kept of a large read or write.
+    """
+
+    limit: int
+    keep: int
 
     def settle(self, recording: Recording) -> None:
         """Write a recording soon."""
@@ -67,49 +75,30 @@ class Sink(Protocol):
 class Recording:
     """What has passed on one connection.
 
+    It does not refer to the connection, so that both are freed without the garbage collector.
+
     Args:
         sink: the recorder.
         protocol: the protocol of the connection.
-        peer: the name of the peer.
-        limit: maximum number of bytes to hold.
-        keep: bytes of each record of a body that are kept of a large read or write.
 
     Attributes:
         protocol: the protocol of the connection.
-        peer: the name of the peer.
+        peer: the name of the peer, when the recording is about to be written.
         reasons: what has gone wrong since the recording was last written.
-        last: the time of the last entry.
         dropped: how many entries are not kept any more.
     """
 
-    __slots__ = (
-        "_entries",
-        "_keep",
-        "_limit",
-        "_room",
-        "_sink",
-        "_size",
-        "dropped",
-        "last",
-        "peer",
-        "protocol",
-        "reasons",
-    )
+    __slots__ = ("_entries", "_room", "_sink", "_size", "dropped", "peer", "protocol", "reasons")
 
-    def __init__(
-        self, sink: Sink, protocol: ServerProtocol, peer: str, limit: int, keep: int
-    ) -> None:
+    def __init__(self, sink: Sink, protocol: ServerProtocol) -> None:
         self._sink = sink
         self.protocol = protocol
-        self.peer = peer
-        self._limit = limit
-        self._keep = keep
         self._entries: list[Entry] = []
         self._size = 0
         self._room = _BLOCK
         self.dropped = 0
-        self.last = 0.0
-        self.reasons: list[str] = []
+        self.peer = ""
+        self.reasons: tuple[str, ...] = ()
 
     def received(self, data: bytes | memoryview) -> None:
         """Keep what was read, before the protocol gets it."""
@@ -121,8 +110,7 @@ class Recording:
             and not (protocol._pending or protocol.left or protocol._skip)
         ):
             # Nearly every read.
-            now = self.last = monotonic()
-            self._entries.append((now, RECEIVED, data, None))
+            self._entries.append((monotonic(), RECEIVED, data, None))
             size += self._size + _ENTRY_COST
             self._size = size
             if size > self._room:
@@ -138,7 +126,7 @@ class Recording:
         else:
             body = protocol._partial[0] in BODIES
             buffers: list[Buffer] = [pending + data] if pending else [data]
-            pieces = thin(buffers, protocol.left, protocol._skip, body, self._keep)
+            pieces = thin(buffers, protocol.left, protocol._skip, body, self._sink.keep)
             if pending:
                 # They are in the entry before, or in `at`.
                 pieces = _without(pieces, len(pending))
@@ -151,8 +139,7 @@ class Recording:
             buffer = buffers[0]
             size = len(buffer)
             if size <= _MAX_WHOLE and type(buffer) is bytes:
-                now = self.last = monotonic()
-                self._entries.append((now, SENT, buffer, None))
+                self._entries.append((monotonic(), SENT, buffer, None))
                 size += self._size + _ENTRY_COST
                 self._size = size
                 if size > self._room:
@@ -161,42 +148,49 @@ class Recording:
         if sum(map(len, buffers)) <= _MAX_WHOLE:
             pieces = b"".join(buffers)
         else:
-            pieces = thin(buffers, 0, 0, False, self._keep)
+            pieces = thin(buffers, 0, 0, False, self._sink.keep)
         self._append(SENT, pieces, None)
 
     def note(self, text: str) -> None:
         """Keep a note about something that is not in the records."""
         self._append(NOTE, text, None)
 
-    def end_badly(self, reason: str) -> None:
+    def end_badly(self, peer: str, reason: str) -> None:
         """Keep what has gone wrong, and have the recording written soon."""
         self.note(reason)
-        if len(self.reasons) < _MAX_REASONS:
-            self.reasons.append(reason)
-        if len(self.reasons) == 1:
+        self.peer = peer
+        count = len(self.reasons)
+        if count < _MAX_REASONS:
+            self.reasons = (*self.reasons, reason)
+        if not count:
             self._sink.settle(self)
 
     def entries(self) -> list[Entry]:
         """Return a copy of the entries."""
         return self._entries.copy()
 
+    def last(self) -> float:
+        """Return the time of the last entry; 0 if there is none."""
+        return self._entries[-1][0] if self._entries else 0.0
+
     def close(self) -> None:
-        """Take note of the end of the connection. It may still be written."""
-        self.note("the connection was closed")
+        """Take note of the end of the connection. The recording may still be written."""
+        if self.reasons:
+            self.note("the connection was closed")
         if self._room > _BLOCK:
             self._sink.release(self._room - _BLOCK)
             self._room = _BLOCK
 
     def _append(self, kind: int, what: Pieces | str, at: tuple[int, bytes] | None) -> None:
-        now = self.last = monotonic()
-        self._entries.append((now, kind, what, at))
+        self._entries.append((monotonic(), kind, what, at))
         self._size += _size_of(what) + _ENTRY_COST
         if self._size > self._room:
             self._make_room()
 
     def _make_room(self) -> None:
         """Get more room, or drop the oldest entries."""
-        while self._size > self._room < self._limit and self._sink.reserve(_BLOCK):
+        sink = self._sink
+        while self._size > self._room < sink.limit and sink.reserve(_BLOCK):
             self._room += _BLOCK
         if self._size <= self._room:
             return
