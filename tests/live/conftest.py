@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from support.front_ends.places import PLACES, WORKERS, Fronts, Place
 from support.processes import ProcessGroup
+from support.recordings import pytest_runtest_makereport
+
+__all__ = ["pytest_runtest_makereport"]
 
 _NEVER_LOGGED = ("a bug in the server", "ContractBroken", "AssertionError", "WSGIWarning")
 """What the checks inside the server's process would leave in its log."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import vsgi_fcgi
+from support import recordings as recordings_of
 from support.accounts import PublicPython
 from support.http import connect
 from support.processes import Process, ProcessGroup, free_port, wait_until
@@ -78,6 +79,8 @@ def search_path(group: ProcessGroup) -> str:
 class AppServer:
     """A ``vsgi-fcgi`` of its own, listening on ``app.sock`` and on TCP.
 
+    Its recordings are attached to the reports of tests that fail (`support.recordings`).
+
     Args:
         group: the group that it belongs to.
         app: the app's name.
@@ -98,9 +101,13 @@ class AppServer:
         self.socket = group.folder / "app.sock"
         argv = [python.executable, "-m", "vsgi_fcgi"] if python else [str(command(group))]
         argv += ["--chdir", str(folder), "--socket", str(self.socket)]
-        argv += ["--bind", "127.0.0.1:0", *options, app]
+        argv += ["--bind", "127.0.0.1:0", *options]
+        recordings = group.folder / "recordings"
+        if "--record" not in options:
+            argv += recordings_of.record(recordings)
         env = python.environ if python else None
-        self.process = group.start(argv, name="server", env=env)
+        self.process = group.start([*argv, app], name="server", env=env)
+        recordings_of.watch(self.process, recordings)
         log = self.process.wait_for_log("listening on fcgi://")
         found = re.search(r"fcgi://127\.0\.0\.1:(\d+)/", log)
         assert found is not None
