@@ -47,6 +47,11 @@ def recording(room: Room | None = None, limit: int = 1 << 30, keep: int = 0) -> 
     return Recording(room or Room(limit=limit, keep=keep), server_protocol())
 
 
+def held(kept: Recording) -> int:
+    """The bytes that a recording holds."""
+    return sum(len(what) for _, _, what, _ in kept.entries())
+
+
 def receive(kept: Recording, data: bytes, cuts: Iterator[int], *, views: bool = False) -> None:
     """Give data to the recording and to its protocol, as a connection does."""
     at = 0
@@ -112,7 +117,7 @@ def test_reads_that_are_cut_anywhere_have_the_records_that_were_sent(
 def test_a_recording_that_begins_anywhere_has_the_last_records(seed: int) -> None:
     draw = random.Random(seed)
     data = requests(draw)
-    kept = recording(limit=draw.choice((4096, 8192, 16384)))
+    kept = recording(limit=draw.choice((8192, 16384, 32768)))
     largest = draw.choice((10, 300, 5000, 65536))
     receive(kept, data, iter(lambda: draw.randrange(1, largest), 0))
     found = plain(kept, IN)
@@ -144,7 +149,7 @@ def test_writes_of_any_size_have_the_records_that_were_sent(sizes: list[int], ke
 
 
 def test_a_recording_keeps_within_its_limit_and_within_the_room_for_all() -> None:
-    room = Room(20000)
+    room = Room(40000)
     few, many = recording(room), recording(room)
     request = records.request(1, {"REQUEST_METHOD": "GET"}, b"")
     for _ in range(1000):
@@ -154,14 +159,14 @@ def test_a_recording_keeps_within_its_limit_and_within_the_room_for_all() -> Non
         room.limit = 1 << 20
         many.received(request)
         many.sent([b"x" * 300])
-    assert few._size <= 8192
-    # Each may hold 4 KiB without asking.
-    assert room.room < 4096
-    assert many._size <= 4096 + 20000
+    # Each may hold 8 KiB without asking.
+    assert room.room < 8192
+    assert 4096 - 700 < held(few) <= 8192
+    assert 8192 < held(many) <= 8192 + 40000
     assert few.dropped > many.dropped > 0
     few.close()
     many.close()
-    assert room.room == 20000
+    assert room.room == 40000
 
 
 def test_one_read_that_exceeds_the_limit_is_not_kept() -> None:

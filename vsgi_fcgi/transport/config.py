@@ -20,7 +20,7 @@ class TransportConfig(GracefulConfig):
     )
     record_records: int = setting(
         256,
-        "maximum records in a recording; the last ones of a connection, as far as 256 bytes of"
+        "maximum records in a recording; the last ones of a connection, as far as 512 bytes of"
         " memory for each of them suffice",
         group="logging",
         minimum=16,

@@ -24,10 +24,10 @@ from vsgi_fcgi.transport.loop import Loop, Watcher
 from vsgi_fcgi.transport.recording import NOTE, RECEIVED, Entry, Recording
 from vsgi_fcgi.transport.unpatched import SimpleQueue, allocate_lock, start_thread
 
-_RECORD_COST: Final = 256
+_RECORD_COST: Final = 512
 """Bytes of memory that a connection may use for each record of ``record_records``."""
 _MAX_MEMORY: Final = 67108864
-"""Bytes of all recordings together (64 MiB); then each connection keeps 4 KiB."""
+"""Bytes of all recordings together (64 MiB); then each connection keeps 8 KiB."""
 _SETTLE: Final = 0.1
 """Seconds until a recording is written, which then shows how the connection continued."""
 _MAX_DUE: Final = 64

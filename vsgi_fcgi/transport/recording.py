@@ -35,6 +35,9 @@ BODIES: Final = frozenset(
 )
 """The types of records whose content is a body, or may be one."""
 
+_NONE: Final[list[Entry]] = []
+"""Most recordings never have older entries."""
+
 _STDOUT: Final = int(RecordType.STDOUT)
 _MAX_WHOLE: Final = 4096
 """Bytes of a read or a write up to which it is kept as it is."""
@@ -42,8 +45,9 @@ _MAX_HEAD: Final = 4096
 """Bytes of the header block of a response that are kept of a large write."""
 _ENTRY_COST: Final = 128
 """Bytes charged for an entry in addition to its content: two tuples, a float and a bytes object."""
-_BLOCK: Final = 4096
+_BLOCK: Final = 8192
 """Bytes that each recording may hold, and by which it grows."""
+_HALF_BLOCK: Final = 4096
 _MAX_REASONS: Final = 16
 """Maximum number of reasons that one file names."""
 _HEAD_START: Final = b"Status: "
@@ -88,14 +92,27 @@ class Recording:
         dropped: how many entries are not kept any more.
     """
 
-    __slots__ = ("_entries", "_room", "_sink", "_size", "dropped", "peer", "protocol", "reasons")
+    __slots__ = (
+        "_entries",
+        "_half",
+        "_older",
+        "_sink",
+        "_size",
+        "dropped",
+        "peer",
+        "protocol",
+        "reasons",
+    )
 
     def __init__(self, sink: Sink, protocol: ServerProtocol) -> None:
         self._sink = sink
         self.protocol = protocol
+        # When the new entries take half of the room, they become the older ones, which are then
+        # dropped. This costs less than dropping single ones.
+        self._older = _NONE
         self._entries: list[Entry] = []
         self._size = 0
-        self._room = _BLOCK
+        self._half = _HALF_BLOCK
         self.dropped = 0
         self.peer = ""
         self.reasons: tuple[str, ...] = ()
@@ -110,11 +127,11 @@ class Recording:
             and not (protocol._pending or protocol.left or protocol._skip)
         ):
             # Nearly every read.
-            self._entries.append((monotonic(), RECEIVED, data, None))
             size += self._size + _ENTRY_COST
+            if size > self._half:
+                size = self._make_room(size - self._size)
             self._size = size
-            if size > self._room:
-                self._make_room()
+            self._entries.append((monotonic(), RECEIVED, data, None))
             return
         at: tuple[int, bytes] | None = None
         pieces: Pieces
@@ -139,11 +156,11 @@ class Recording:
             buffer = buffers[0]
             size = len(buffer)
             if size <= _MAX_WHOLE and type(buffer) is bytes:
-                self._entries.append((monotonic(), SENT, buffer, None))
                 size += self._size + _ENTRY_COST
+                if size > self._half:
+                    size = self._make_room(size - self._size)
                 self._size = size
-                if size > self._room:
-                    self._make_room()
+                self._entries.append((monotonic(), SENT, buffer, None))
                 return
         if sum(map(len, buffers)) <= _MAX_WHOLE:
             pieces = b"".join(buffers)
@@ -167,41 +184,53 @@ class Recording:
 
     def entries(self) -> list[Entry]:
         """Return a copy of the entries."""
-        return self._entries.copy()
+        return self._older + self._entries
 
     def last(self) -> float:
         """Return the time of the last entry; 0 if there is none."""
-        return self._entries[-1][0] if self._entries else 0.0
+        entries = self._entries or self._older
+        return entries[-1][0] if entries else 0.0
 
     def close(self) -> None:
         """Take note of the end of the connection. The recording may still be written."""
         if self.reasons:
             self.note("the connection was closed")
-        if self._room > _BLOCK:
-            self._sink.release(self._room - _BLOCK)
-            self._room = _BLOCK
+        if self._half > _HALF_BLOCK:
+            self._sink.release(2 * self._half - _BLOCK)
+            self._half = _HALF_BLOCK
 
     def _append(self, kind: int, what: Pieces | str, at: tuple[int, bytes] | None) -> None:
+        size = _size_of(what) + _ENTRY_COST
+        if self._size + size > self._half:
+            self._make_room(size)
+            if size > self._half:
+                # It takes more room than there is.
+                self.dropped += len(self._older) + 1
+                self._older = _NONE
+                return
+        self._size += size
         self._entries.append((monotonic(), kind, what, at))
-        self._size += _size_of(what) + _ENTRY_COST
-        if self._size > self._room:
-            self._make_room()
 
-    def _make_room(self) -> None:
-        """Get more room, or drop the oldest entries."""
+    def _make_room(self, size: int) -> int:
+        """Get more room for an entry, or drop the older half of the entries.
+
+        Args:
+            size: the size of the entry.
+
+        Returns:
+            The size of the new entries, with this one.
+        """
         sink = self._sink
-        while self._size > self._room < sink.limit and sink.reserve(_BLOCK):
-            self._room += _BLOCK
-        if self._size <= self._room:
-            return
-        # A quarter at a time, because the rest of the list has to move.
-        wanted, count = self._room * 3 // 4, 0
-        entries = self._entries
-        while count < len(entries) and self._size > wanted:
-            self._size -= _size_of(entries[count][2]) + _ENTRY_COST
-            count += 1
-        del entries[:count]
-        self.dropped += count
+        wanted = self._size + size
+        while wanted > self._half and 2 * self._half < sink.limit and sink.reserve(_BLOCK):
+            self._half += _HALF_BLOCK
+        if wanted <= self._half:
+            return wanted
+        self.dropped += len(self._older)
+        self._older = self._entries
+        self._entries = []
+        self._size = 0
+        return size
 
 
 def _size_of(what: Any) -> int:
