@@ -238,6 +238,7 @@ def test_a_malformed_file_is_refused_in_a_line(
         assert err.count("\n") == 1
 
 
+@pytest.mark.process
 def test_a_file_that_cannot_be_read_or_written(path: Path, tmp_path: Path) -> None:
     assert complaint(tmp_path, "replay", "/nowhere") == (
         "/nowhere cannot be read: No such file or directory"

@@ -227,6 +227,7 @@ def test_a_flood_of_bad_ends_writes_few_files(tmp_path: Path) -> None:
     assert 0 < len(written(tmp_path)) < 60
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("worker", ["thread", "main"])
 def test_a_full_disk_costs_the_recording_and_one_warning(worker: str) -> None:
     script = f"""
@@ -262,6 +263,7 @@ print("fine")
     assert run_script(script) == "fine\n"
 
 
+@pytest.mark.process
 def test_a_full_file_system(tmp_path: Path, root: None) -> None:
     script = """
 import os
@@ -297,6 +299,7 @@ print("fine")
     assert run.stdout == "fine\n", run.stderr
 
 
+@pytest.mark.process
 def test_a_folder_that_cannot_be_used_is_reported_at_the_start(tmp_path: Path) -> None:
     said = "cannot be used: No such file or directory; name a folder that exists"
     words = ("--socket", "app.sock", "--chdir", str(TESTS))
@@ -308,6 +311,7 @@ def test_a_folder_that_cannot_be_used_is_reported_at_the_start(tmp_path: Path) -
         assert "record" in complained.partition(" ")[0]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_a_signal_writes_what_is_open(count: str, processes: ProcessGroup, tmp_path: Path) -> None:
     folder = tmp_path / "recordings"
