@@ -10,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from vsgi_fcgi.children import silence
@@ -80,7 +81,7 @@ class Sender:
         """Return for how many seconds the socket has accepted no output.
 
         Args:
-            now: the loop's time in seconds.
+            now: the monotonic time in seconds.
         """
         return now - self._blocked_since if self._blocked else 0.0
 
@@ -113,7 +114,7 @@ class Sender:
                     self._block()
         except OSError:
             self._blocked = True
-            self._blocked_since = self._loop.now()
+            self._blocked_since = monotonic()
             connection.sending_failed()
             self._unsent.clear()
         except Exception as error:
@@ -153,7 +154,7 @@ class Sender:
 
     def _block(self) -> None:
         self._blocked = True
-        self._blocked_since = self._loop.now()
+        self._blocked_since = monotonic()
         self._watcher.start(self._on_writable)
 
     def stop(self) -> None:
@@ -215,7 +216,7 @@ class Connection:
         retired: whether the connection takes no more requests; it closes after the last one.
         closed: whether the connection is closed.
         served: requests that have ended on the connection.
-        idle_since: the loop's time in seconds when the last request ended.
+        idle_since: the monotonic time in seconds when the last request ended.
         paused: whether reading has stopped because the reader of the only request is slow.
     """
 
@@ -240,7 +241,7 @@ class Connection:
         self.retired = False
         self.closed = False
         self.served = 0
-        self.idle_since = loop.now()
+        self.idle_since = monotonic()
         self.paused = False
         self.on_values: Callable[[dict[str, str] | None], object] | None = None
         self.owner = owner
@@ -337,7 +338,7 @@ class Connection:
             # works. It notices only that the connection is closed.
             self.close()
             return
-        exchange.active_at = self.loop.now()
+        exchange.active_at = monotonic()
         self.protocol.abort(exchange.request)
         if self.paused:
             self._resume()
@@ -460,7 +461,7 @@ class Connection:
     def _requests_ended(self, count: int) -> None:
         self.served += count
         if not self.protocol.requests:
-            self.idle_since = self.loop.now()
+            self.idle_since = monotonic()
             if self.retired:
                 self.close()
                 return
@@ -500,7 +501,7 @@ class Connection:
         """End requests that have timed out, and close the connection if it is idle for too long.
 
         Args:
-            now: the loop's time in seconds.
+            now: the monotonic time in seconds.
         """
         config = self.config
         if self._sender.blocked_for(now) > config.response_timeout:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Protocol
 
 from vsgi_fcgi.client.config import ClientConfig
@@ -19,7 +20,6 @@ from vsgi_fcgi.protocol.constants import Buffer
 from vsgi_fcgi.protocol.events import ClientRequest
 from vsgi_fcgi.protocol.records import view_rest
 from vsgi_fcgi.protocol.state import Receiving, Sending
-from vsgi_fcgi.transport.loop import Loop
 from vsgi_fcgi.transport.quota import Quota, append_piece
 from vsgi_fcgi.transport.spool_file import Extent, RingFile
 
@@ -35,7 +35,6 @@ _READ_IF_FULL = 16384
 class Carrier(Protocol):
     """The connection that carries a request, as its exchange uses it."""
 
-    loop: Loop
     peer: str
     config: ClientConfig
     memory: Quota
@@ -92,8 +91,8 @@ class Exchange:
         app_status: the exit status that a CGI program would have had.
         protocol_status: the status of END_REQUEST (section 5.5); None before it.
         answered: whether a piece of STDOUT has arrived.
-        active_at: the loop's time in seconds when data was last received or sent.
-        taken_at: the loop's time in seconds when a piece was last taken.
+        active_at: the monotonic time in seconds when data was last received or sent.
+        taken_at: the monotonic time in seconds when a piece was last taken.
         held: unread bytes of the response in memory.
         spooled: unread bytes of the response in a temporary file.
         input_size: unsent bytes of the body.
@@ -134,7 +133,7 @@ class Exchange:
         self.app_status = 0
         self.protocol_status: int | None = None
         self.answered = False
-        self.active_at = self.taken_at = connection.loop.now()
+        self.active_at = self.taken_at = monotonic()
         self.held = 0
         self.spooled = 0
         self.input_size = 0
@@ -200,7 +199,7 @@ class Exchange:
         protocol, request = self.connection.protocol, self.request
         piece = self._input.popleft()
         in_stdin = request.sending is Sending.STDIN
-        self.active_at = self.connection.loop.now()
+        self.active_at = monotonic()
         if piece is None:
             (protocol.end_stdin if in_stdin else protocol.end_data)(request)
         else:
@@ -231,7 +230,7 @@ class Exchange:
                 self.on_change = _nothing
                 self._drop()
             return None
-        self.taken_at = self.connection.loop.now()
+        self.taken_at = monotonic()
         piece = self._pieces[0]
         if isinstance(piece, Extent):
             return self._take_from_file(piece)
@@ -284,7 +283,7 @@ class Exchange:
             Whether there was room for it; if not, the caller must abort the request.
         """
         self.answered = True
-        self.active_at = self.connection.loop.now()
+        self.active_at = monotonic()
         if not self._pieces:
             self.taken_at = self.active_at
         size = len(data)
@@ -320,7 +319,7 @@ class Exchange:
 
     def feed_stderr(self, data: Buffer) -> None:
         """Store a piece of STDERR, up to the limit."""
-        self.active_at = self.connection.loop.now()
+        self.active_at = monotonic()
         room = self.connection.config.max_upstream_stderr_bytes - self._stderr_size
         if room > 0:
             kept = data[:room]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
 
 from vsgi_fcgi.addresses import Address, parse_bind
 from vsgi_fcgi.children import give_up_in_children
@@ -106,7 +107,7 @@ class Upstreams:
             UpstreamOverloaded: no server has room.
         """
         failure: UpstreamError | None = None
-        deadline = self.loop.now() + self.config.wait_timeout
+        deadline = monotonic() + self.config.wait_timeout
         for upstream in self._by_preference(avoid):
             try:
                 return upstream.acquire(deadline)
@@ -127,7 +128,7 @@ class Upstreams:
     def _by_preference(self, avoid: Upstream | None) -> Iterator[Upstream]:
         if len(self.all) == 1:
             return iter(self.all)
-        now = self.loop.now()
+        now = monotonic()
 
         def rank(upstream: Upstream) -> tuple[bool, float, bool, int]:
             rest = max(0.0, upstream.backoff_until - now)
@@ -136,7 +137,7 @@ class Upstreams:
         return iter(sorted(self.all, key=rank))
 
     def _check_timeouts(self) -> None:
-        now = self.loop.now()
+        now = monotonic()
         for upstream in self.all:
             try:
                 upstream.check_timeouts(now)

@@ -18,6 +18,7 @@ from socket import (
     SOL_SOCKET,
     TCP_NODELAY,
 )
+from time import monotonic
 from typing import Any, Final
 
 import gevent
@@ -145,7 +146,7 @@ class Upstream:
         connections: the open connections.
         multiplexes: whether the server multiplexes; None if that is unknown.
         accepted: connections that were made so far.
-        backoff_until: the loop's time in seconds until which other servers are preferred.
+        backoff_until: the monotonic time in seconds until which other servers are preferred.
 
     Raises:
         UsageError: a client cannot connect to this kind of address.
@@ -235,7 +236,8 @@ class Upstream:
         """Return a connection that has room for a request; the calling greenlet may wait.
 
         Args:
-            deadline: the loop's time in seconds until which to wait; 0 for wait_timeout from now.
+            deadline: the monotonic time in seconds until which to wait; 0 for wait_timeout from
+                now.
 
         Raises:
             UpstreamUnreachable: there is no connection, and none can be made.
@@ -260,14 +262,14 @@ class Upstream:
                         raise
                 continue
             if not deadline:
-                deadline = self._loop.now() + self._config.wait_timeout
+                deadline = monotonic() + self._config.wait_timeout
             ticket = self._wait(deadline, ticket)
 
     def _may_open(self) -> bool:
         if self.multiplexes is None:
             # The first connection asks for the capabilities; the others wait.
             return not self._opening
-        if self.connections and self.backoff_until > self._loop.now():
+        if self.connections and self.backoff_until > monotonic():
             # The server accepts no more connections now; the open ones continue.
             return False
         if not self.multiplexes:
@@ -292,7 +294,7 @@ class Upstream:
             self._waiting.insert(before, waiter)
         came = False
         try:
-            came = waiter.event.wait(max(0.0, deadline - self._loop.now()))
+            came = waiter.event.wait(max(0.0, deadline - monotonic()))
         finally:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
@@ -318,7 +320,7 @@ class Upstream:
         self._opening += 1
         if self._backoff:
             # Other requests must prefer other servers meanwhile.
-            self.backoff_until = self._loop.now() + self._config.connect_timeout
+            self.backoff_until = monotonic() + self._config.connect_timeout
         connection: Connection | None = None
         try:
             connection = self._connect()
@@ -424,13 +426,13 @@ class Upstream:
 
     def _set_not_multiplexing(self, seconds: float = _KNOWN_SECONDS) -> None:
         self.multiplexes = False
-        self._known_until = self._loop.now() + seconds
+        self._known_until = monotonic() + seconds
 
     def _back_off(self, failure: UpstreamError) -> None:
         """Avoid the server for a while, twice as long each time, and fail the waiting requests."""
         config = self._config
         self._backoff = min(self._backoff * 2 or config.backoff_min, config.backoff_max)
-        self.backoff_until = self._loop.now() + self._backoff
+        self.backoff_until = monotonic() + self._backoff
         if self.connections:
             return
         self._forget()
@@ -452,7 +454,7 @@ class Upstream:
             self.connections.remove(connection)
         # Another server may listen on the address next. It must not be treated as one that
         # multiplexes; the opposite error is harmless for a while.
-        known = self.multiplexes is False and self._loop.now() < self._known_until
+        known = self.multiplexes is False and monotonic() < self._known_until
         if not self.connections and not self._opening and not known:
             self._forget()
         self._wake(1)

@@ -20,8 +20,7 @@ from vsgi_fcgi.exceptions import UsageError
 # of `NOTES` that the format uses.
 
 NOTES: Final = {
-    "moment": "connection.last_active if body is None"
-    " else connection.last_active - (clock() - body.began) / 1e9",
+    "moment": "wall_clock() if body is None else wall_clock() - (clock() - body.began) / 1e9",
     "noted": "clock()",
     "body_began": "0 if body is None else body.began",
     "submitted": "submitted",
@@ -34,8 +33,8 @@ NOTES: Final = {
 }
 """Expressions for data that is noted early, by the names that other expressions use for it.
 
-`moment` is the arrival of the params in seconds since 1970. It is derived from the last read,
-which brought the end of the request. All other times come from time.monotonic_ns, and 0 stands for
+`moment` is the arrival of the params in seconds since 1970. It is noted just after the read that
+brought the end of the request. All other times come from time.monotonic_ns, and 0 stands for
 an event that did not happen. They are ints because Python formats a float much more slowly.
 """
 

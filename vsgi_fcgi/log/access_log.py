@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quote
-from time import monotonic_ns
+from time import monotonic_ns, time
 from typing import Any, Final, Protocol
 
 from vsgi_fcgi.log.access_format import (
@@ -179,6 +179,7 @@ class AccessFormat:
             "roles": {int(role): role.name.lower() for role in Role},
             "second_of": second_of,
             "status_of": status_of,
+            "wall_clock": time,
             "statuses": {b"%d" % status: str(status) for status in range(100, 1000)}
             | {b"": missing},
         }

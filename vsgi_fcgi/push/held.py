@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
 from typing import Any, Final, Protocol, final
 
 from vsgi_fcgi.push.config import PushConfig
@@ -93,7 +94,7 @@ class Held:
         pieces: the unsent pieces of a stream.
         sent: bytes that were sent to a stream.
         ending: the request ends after the last piece.
-        keep_due: when the next keep-alive is due, by the loop's clock.
+        keep_due: when the next keep-alive is due, on the monotonic clock.
         next_due: when the app is asked for more.
         ends: when the request ends in any case.
         bucket: the tick at which it is looked at; 0 if none.
@@ -189,7 +190,6 @@ class HeldRequests:
     ) -> None:
         self._config = config
         self._log = log
-        self._loop = loop
         self._post = post
         self._count = count
         self._ask = ask
@@ -234,7 +234,7 @@ class HeldRequests:
             assert outlet is not None
             outlet.end_held(error_response(503, retry_after=_RETRY_AFTER))
             return
-        now = self._loop.now()
+        now = monotonic()
         held.ends = now + self._config.push_max_age
         if held.hold.stream:
             self.streams += 1
@@ -329,7 +329,7 @@ class HeldRequests:
     def _look_at(self, held: Held, due: float) -> None:
         if not self._ticking:
             self._ticking = True
-            self._ticks = int(self._loop.now() / _TICK)
+            self._ticks = int(monotonic() / _TICK)
             self._clock.again(self._tick)
         # Rounded up, so that nothing happens too early.
         bucket = max(int(due / _TICK), self._ticks) + 1
@@ -347,7 +347,7 @@ class HeldRequests:
         held.bucket = 0
 
     def _tick(self) -> None:
-        now = self._loop.now()
+        now = monotonic()
         while self._ticks < int(now / _TICK):
             self._ticks += 1
             for held in self._buckets.pop(self._ticks, {}):
@@ -499,7 +499,7 @@ class HeldRequests:
                 self._next_item()
                 continue
             item = self._current
-            now = self._loop.now()
+            now = monotonic()
             some = self._rest[-budget:]
             del self._rest[-budget:]
             budget -= len(some)
@@ -688,7 +688,7 @@ class HeldRequests:
             hold.keep_alive = before.keep_alive
         held.hold = hold
         self._subscribe(held)
-        self._go_on(held, self._loop.now())
+        self._go_on(held, monotonic())
 
     # Stopping.
 

@@ -276,7 +276,7 @@ class RelayTimeouts(Timeouts):
     Args:
         connections: all connections.
         config: the settings.
-        look_at_queue: ends requests that have waited too long; called with the loop's time.
+        look_at_queue: ends requests that have waited too long; called with the monotonic time.
     """
 
     def __init__(

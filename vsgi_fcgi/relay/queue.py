@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Final, Protocol
 
 import gevent
@@ -43,7 +44,7 @@ class RelayQueue:
         self._log = log
         self._fetchers: set[gevent.Greenlet[[], None]] = set()
         self._waiting: dict[Waiting, float] = {}
-        """Queued requests, with the loop's time at which each was queued, in seconds."""
+        """Queued requests, with the monotonic time in seconds at which each was queued."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -60,7 +61,7 @@ class RelayQueue:
         if len(waiting) >= max(1, self._config.max_queued):
             relayed.fail(UpstreamOverloaded(f"{len(waiting)} requests are queued already"))
             return
-        waiting[relayed] = self._upstreams.loop.now()
+        waiting[relayed] = monotonic()
         if len(self._fetchers) < min(len(waiting), _MAX_FETCHERS):
             self._fetchers.add(gevent.spawn(self._fetch))
 
@@ -74,7 +75,7 @@ class RelayQueue:
         """End requests that have waited too long. A timer calls this method.
 
         Args:
-            now: the loop's time, in seconds.
+            now: the monotonic time in seconds.
         """
         limit = self._config.wait_timeout
         for relayed, since in list(self._waiting.items()):

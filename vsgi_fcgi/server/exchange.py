@@ -151,8 +151,6 @@ class Sender(Protocol):
 class Carrier(Protocol):
     """The connection that carries an exchange, as the exchange sees it."""
 
-    last_active: float
-
     @property
     def peer(self) -> str:
         """The name of the peer, for log lines."""

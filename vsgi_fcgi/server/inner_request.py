@@ -97,7 +97,6 @@ class InnerRequest:
     def __init__(self, context: Context, done: Done) -> None:
         self.services = context.services
         self.protocol = context.make_protocol()
-        self.last_active = 0.0
         self._done: Done | None = done
         self._pieces: list[bytes] = []
         self._size = 0

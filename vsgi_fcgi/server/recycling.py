@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 from vsgi_fcgi.server.config import Config
@@ -54,7 +55,7 @@ class Recycling:
         self._count = 0
         self._said = False
         self._accepted = 0
-        self._active_at = services.loop.now()
+        self._active_at = monotonic()
         self._idle = False
         interval = min(_INTERVAL, (self._idle_exit or _INTERVAL) / 4)
         self._timer = services.loop.timer(interval, interval)
@@ -111,7 +112,7 @@ class Recycling:
             self._connections.report_bug(error, "it is tried again later")
 
     def _look_for_requests(self, limit: float) -> None:
-        now, stats = self._services.loop.now(), self._stats
+        now, stats = monotonic(), self._stats
         latest = max((each.last_active for each in self._connections.open), default=0.0)
         if stats.requests_in_flight or stats.connections_accepted != self._accepted:
             latest = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from enum import StrEnum
+from time import monotonic
 from typing import Any, Final
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
@@ -69,7 +70,7 @@ class ClosableConnection:
 
     Attributes:
         source: the peer.
-        last_active: the loop's time when something was last received, in seconds.
+        last_active: the monotonic time in seconds when something was last received.
         silent: nothing was ever received.
         paused: the number of reasons not to read.
         counted: bytes of unfinished requests that are charged to the quota.
@@ -99,7 +100,7 @@ class ClosableConnection:
         self.protocol = protocol
         self.sock = sock
         self.source = peer
-        self.last_active = loop.now()
+        self.last_active = monotonic()
         self.silent = True
         self.paused = 0
         self.counted = 0

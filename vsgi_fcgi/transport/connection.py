@@ -13,6 +13,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Iterable
+from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
@@ -454,7 +455,7 @@ class Connection(ClosableConnection, Generic[W]):
             if self._ending and self.is_lingering:
                 self._receive_late(data)
                 return
-            self.last_active = self._loop.now()
+            self.last_active = monotonic()
             self.silent = False
             events: list[Event] = []
             try:

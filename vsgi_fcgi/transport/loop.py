@@ -36,7 +36,7 @@ class TimerWatcher(Watcher, Protocol):
 
         Args:
             callback: the function to call.
-            update: count from the current time and not from the loop's `now`.
+            update: count from the current time and not from the begin of the loop's round.
         """
 
 
@@ -48,7 +48,11 @@ class AsyncWatcher(Watcher, Protocol):
 
 
 class Loop(Protocol):
-    """An event loop."""
+    """An event loop.
+
+    Its method ``now`` is not here, because libev's time follows the clock of the machine when this
+    is set. Timeouts use `time.monotonic`; timers of the loop count on the same clock.
+    """
 
     def io(self, fd: int, events: int) -> Watcher:
         """Return a watcher of a descriptor, for `READ` or `WRITE`."""
@@ -73,9 +77,6 @@ class Loop(Protocol):
 
     def destroy(self) -> object:
         """Free the loop and its descriptors."""
-
-    def now(self) -> float:
-        """Return the time at which the current round began, in seconds."""
 
 
 def get_loop() -> Loop:

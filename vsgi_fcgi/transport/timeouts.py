@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from vsgi_fcgi.protocol import Inbound, Outbound, Request
@@ -99,7 +100,7 @@ class Timeouts:
     def _on_time(self) -> None:
         connections = self._connections
         try:
-            now = connections.loop.now()
+            now = monotonic()
             self._stalls.begin_look(now)
             self.look(now)
         except Exception as error:
@@ -109,7 +110,7 @@ class Timeouts:
         """Look at all connections.
 
         Args:
-            now: the loop's time, in seconds.
+            now: the monotonic time in seconds.
         """
         for connection in self._connections:
             if connection.writer.blocked or connection.protocol.requests:
