@@ -165,6 +165,24 @@ def test_beyond_a_limit_requests_are_not_held(settings: dict[str, Any], name: st
         wait_for_held(server, 2)
 
 
+def test_only_items_are_dropped_for_a_slow_client() -> None:
+    def slow(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/stream":
+            return app(environ, start_response)
+        return respond(start_response, iter([bytes(65536)] * 100))
+
+    with running(slow, push=True, max_items_waiting=2) as server:
+        client = server.connect(receive_buffer=4096)
+        client.ask(1)
+        wait_until(lambda: server.context.services.memory.used > 100_000)
+        client.ask(2, "/stream")
+        wait_for_held(server, 1)
+        holder(server).deliver([text(b"%d\n" % number) for number in range(5)])
+        # The queue of items is in order, so this comes after all of them.
+        holder(server).deliver([CLOSE])
+        assert client.answer(2).body == b"begun\n3\n4\n"
+
+
 def test_responses_of_held_requests_have_a_limit_in_all() -> None:
     def large(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         environ["vsgi_fcgi.request"].hold("news", mode="response")

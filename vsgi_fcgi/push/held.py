@@ -92,6 +92,7 @@ class Held:
         params: the params of the request, if the app may have to be asked again.
         head_only: the request is HEAD.
         pieces: the unsent pieces of a stream.
+        own_pieces: how many of them, at the front, are the header block and bodies of the app.
         sent: bytes that were sent to a stream.
         ending: the request ends after the last piece.
         keep_due: when the next keep-alive is due, on the monotonic clock.
@@ -117,6 +118,7 @@ class Held:
         "known",
         "next_due",
         "outlet",
+        "own_pieces",
         "params",
         "pieces",
         "sent",
@@ -138,6 +140,7 @@ class Held:
         self.head_only = head_only
         # None until something waits, because most long polls never need it.
         self.pieces: deque[bytes] | None = None
+        self.own_pieces = 0
         self.sent = 0
         self.ending = False
         self.keep_due = self.next_due = self.ends = 0.0
@@ -240,6 +243,7 @@ class HeldRequests:
             self.streams += 1
             # A response to HEAD has no body, and nothing can follow it.
             held.ending = held.head_only
+            held.own_pieces += 1
             self._append(held, head)
             self._append_body(held, held.answer)
         else:
@@ -420,6 +424,8 @@ class HeldRequests:
                 self._log.warning("a stream is ended: %s", error)
                 held.ending = True
                 return
+        # The app is asked again only after all items were sent, so no item waits before this.
+        held.own_pieces += 1
         self._append(held, body)
 
     def _append(self, held: Held, data: bytes) -> None:
@@ -436,6 +442,8 @@ class HeldRequests:
         """Take the next piece of a stream, which is sent now."""
         assert held.pieces is not None
         piece = held.pieces.popleft()
+        if held.own_pieces:
+            held.own_pieces -= 1
         self._charge(held, -_COST - len(piece))
         held.sent += len(piece)
         return piece
@@ -450,15 +458,15 @@ class HeldRequests:
         """Make room for one more item of a client that reads too slowly; False if it is ended."""
         pieces, config = held.pieces, self._config
         full = self._quota.used > self._quota.limit
-        if not pieces or not (full or len(pieces) >= config.max_items_waiting):
+        keep = held.own_pieces
+        if not pieces or not (full or len(pieces) - keep >= config.max_items_waiting):
             return True
         self._count("items_dropped")
         if config.push_overflow == "end":
             # After the pieces that wait already.
             self._finish(held, b"")
             return False
-        # The header block must be sent.
-        keep = 0 if held.sent else 1
+        # The header block and what the app itself sends are no items.
         if len(pieces) > keep:
             self._charge(held, -_COST - len(pieces[keep]))
             del pieces[keep]
