@@ -187,8 +187,9 @@ def processes(folder: Path, seed: int, wanted: Wanted) -> Counter[str]:
             return {
                 pid: each
                 for pid, each in now.items()
-                # The thread for temporary files starts when it is needed first.
-                if each[0] > before[pid][0] or each[1] > before[pid][1] + 1
+                # Two threads start when they are needed first: for temporary files, and for
+                # the recordings that the tests keep of their servers.
+                if each[0] > before[pid][0] or each[1] > before[pid][1] + 2
             }
 
         # The relay keeps a connection to the server for its next request.
