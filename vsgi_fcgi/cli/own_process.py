@@ -191,8 +191,11 @@ class Identity:
     @property
     def is_new(self) -> bool:
         """Whether the user or the group differs from the current one."""
-        other_user = self.user is not None and set(os.getresuid()) != {self.user.uid}
-        other_group = self.gid is not None and set(os.getresgid()) != {self.gid}
+        # Some systems do not show the saved numbers.
+        uids = os.getresuid() if hasattr(os, "getresuid") else (os.getuid(), os.geteuid())
+        gids = os.getresgid() if hasattr(os, "getresgid") else (os.getgid(), os.getegid())
+        other_user = self.user is not None and set(uids) != {self.user.uid}
+        other_group = self.gid is not None and set(gids) != {self.gid}
         return other_user or other_group
 
     @property

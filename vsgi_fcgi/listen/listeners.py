@@ -334,8 +334,15 @@ def _take_over(
 def _is_stream_listener(sock: _socket.socket) -> bool:
     if sock.family not in (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX):
         return False
-    listening = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
-    return sock.type == _socket.SOCK_STREAM and listening == 1
+    if sock.type != _socket.SOCK_STREAM:
+        return False
+    if hasattr(_socket, "SO_ACCEPTCONN"):
+        return sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN) == 1
+    try:
+        sock.getpeername()
+    except OSError:
+        return True  # It is not connected, so the parent process listens on it.
+    return False
 
 
 # Sockets that systemd passes to a service, as sd_listen_fds(3) describes.

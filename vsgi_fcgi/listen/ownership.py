@@ -196,20 +196,28 @@ class SocketOwnership:
         Raises:
             ListenError: this user may not set the rights, or the file was replaced.
         """
+        fd = -1
         try:
             # Another user with write permission in the folder could replace the socket with a
             # link. The descriptor makes sure that the file that is checked is also changed.
-            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if hasattr(os, "O_PATH") and os.path.isdir("/proc/self/fd"):
+                fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                # fchown and fchmod do not accept an O_PATH descriptor.
+                same = f"/proc/self/fd/{fd}"
+            else:
+                same = path
+            status = os.lstat(path) if fd < 0 else os.fstat(fd)
         except OSError as error:
             raise _vanished(path) from error
         try:
-            status = os.fstat(fd)
             if not stat.S_ISSOCK(status.st_mode):
                 raise _vanished(path)
             uid = self.uid if self.uid != status.st_uid else None
             gid = self.gid if self.gid != status.st_gid else None
-            # fchown and fchmod do not accept an O_PATH descriptor.
-            same = f"/proc/self/fd/{fd}"
+            as_is = uid is None and gid is None and self.mode == stat.S_IMODE(status.st_mode)
+            if fd < 0 and not as_is and _others_may_write(os.path.dirname(os.path.abspath(path))):
+                os.unlink(path)
+                raise ListenError(_unsafe(path))
             try:
                 if uid is not None or gid is not None:
                     os.chown(same, -1 if uid is None else uid, -1 if gid is None else gid)
@@ -224,7 +232,8 @@ class SocketOwnership:
                     f" {os.strerror(error.errno or 0)}; choose a path on another file system"
                 ) from error
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
 
 DEFAULT_OWNERSHIP = SocketOwnership()
@@ -234,6 +243,21 @@ def _vanished(path: str) -> ListenError:
     return ListenError(
         f"{path}: another process replaced the socket while it was being opened;"
         " choose a folder in which no other user may write"
+    )
+
+
+def _others_may_write(folder: str) -> bool:
+    """Return whether another user, except root, may replace a file of this user in a folder."""
+    status = os.stat(folder)
+    if status.st_mode & stat.S_ISVTX:
+        return False
+    return bool(status.st_mode & 0o022) or status.st_uid not in (0, os.geteuid())
+
+
+def _unsafe(path: str) -> str:
+    return (
+        f"{path}: without /proc, the owner and mode of a socket can be set only in a folder in"
+        " which no other user may write; choose such a folder"
     )
 
 

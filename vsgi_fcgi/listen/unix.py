@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator
 
@@ -173,6 +174,8 @@ def listen_abstract(address: AbstractAddress, backlog: int) -> _socket.socket:
     Raises:
         ListenError: the socket cannot be opened; the message says why and what to do.
     """
+    if not sys.platform.startswith("linux"):
+        raise ListenError(f"{address}: only Linux has sockets with abstract names; choose a path")
     name = os.fsencode(address.name)
     _check_length(name, address)
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)

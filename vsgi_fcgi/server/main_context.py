@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -132,7 +133,8 @@ class MainContext:
             self.access_log = AccessLog(config.access_log_format, access_lines, loop)
         # glibc returns the memory of each large object to the kernel, which has to clear it for the
         # next one. It keeps free memory up to twice the size of the largest mapping that was freed.
-        bytes(_KEPT_MEMORY // 2)
+        with contextlib.suppress(MemoryError):
+            bytes(_KEPT_MEMORY // 2)
         # A body copies what it keeps of a large read.
         self.connections.scratch = memoryview(bytearray(_SCRATCH_SIZE))
         self.calls = MainContextCalls(self.services, Stats(self.connections.open))

@@ -52,7 +52,8 @@ def usable_cpus(root: str = "/") -> int:
     Args:
         root: the folder that holds ``proc`` and ``sys``, for tests.
     """
-    count = float(len(os.sched_getaffinity(0)))
+    shows = hasattr(os, "sched_getaffinity")
+    count = float(len(os.sched_getaffinity(0)) if shows else os.cpu_count() or 1)
     for quota in _quotas(Path(root)):
         count = min(count, quota)
     return max(1, math.ceil(count))

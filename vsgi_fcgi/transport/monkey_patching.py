@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import importlib.util
 import select
 import socket
 import sys
@@ -89,7 +90,11 @@ def _check_completeness() -> None:
     """Check that gevent has patched all modules in which an app may wait."""
     from gevent import monkey
 
-    missing = [name for name in _WAITING if not monkey.is_module_patched(name)]
+    missing = [
+        name
+        for name in _WAITING
+        if not monkey.is_module_patched(name) and (name != "ssl" or _has_ssl())
+    ]
     if missing:
         raise UsageError(
             f"gevent has not patched {', '.join(missing)}, so a request that waits there blocks all"
@@ -116,7 +121,13 @@ def patch_for_greenlets() -> None:
                 f"--worker greenlet: {name} was imported before gevent could patch the standard"
                 f" library; use vsgi-fcgi APP, or begin the script with {_PATCH}"
             )
-    monkey.patch_all()
+    # gevent cannot patch what this Python does not have.
+    monkey.patch_all(ssl=_has_ssl())
+
+
+def _has_ssl() -> bool:
+    """Return whether this Python was built with OpenSSL."""
+    return importlib.util.find_spec("_ssl") is not None
 
 
 def _culprit(patched: dict[str, str]) -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket  # never monkey-patched
 import contextlib
 import gc
 import logging
@@ -138,6 +139,12 @@ def serve(line: CommandLine) -> int:
     if options.processes is not None and (options.reload or options.debug):
         name = "--reload" if options.reload else "--debug"
         raise UsageError(f"{name} needs a single process; leave out --processes")
+    if (options.processes is not None or options.reload) and not hasattr(_socket, "SOCK_SEQPACKET"):
+        name = "--reload" if options.reload else "--processes"
+        raise UsageError(
+            f"{name} needs sockets of the type SOCK_SEQPACKET, which this system does not have;"
+            f" leave out {name}"
+        )
     if options.preload and options.processes is None:
         raise UsageError("--preload needs --processes")
     addresses = addresses_of(options, default=not options.http)
