@@ -1,4 +1,4 @@
-"""Requests of all kinds by all ways, while everything fails that can: nothing may be wrong or lost.
+"""Send requests of each kind by each way while parts fail: no answer may be wrong or lost.
 
     python benchmarks/soak.py MINUTES [--requests N] [--clients N] [--pause SECONDS] [--seed N]
                               [--svg FILE]

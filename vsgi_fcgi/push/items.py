@@ -317,7 +317,7 @@ _OBEYED: Final = re.compile(r"(?i)grip-|x-accel-|x-sendfile|x-lighttpd-send-|x-r
 """Headers that a proxy or a web server obeys, and does not pass on to clients.
 
 With X-Sendfile, X-Accel-Redirect or X-Reproxy-URL, a web server sends a file or a page that clients
-cannot request. That is for the app to decide, and not for whoever may publish.
+cannot request. The app may decide that, but not a publisher.
 """
 
 

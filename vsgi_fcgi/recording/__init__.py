@@ -1,1 +1,1 @@
-"""Recordings of FastCGI connections: their records, their files, and what is made of them."""
+"""Recordings of FastCGI connections: their records, their files, replays and pages."""

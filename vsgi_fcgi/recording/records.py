@@ -1,4 +1,4 @@
-"""From what has passed on a connection to its records, without their secrets.
+"""Turn the bytes of a connection into its records, without their secrets.
 
 The values of params and of response headers are hidden unless they are listed here: a web server's
 configuration may put a password into any param, and an app may put a token into any header. A value
@@ -130,7 +130,7 @@ class Cutter:
         self._whole = True
 
     def feed(self, time: float, piece: bytes | int) -> None:
-        """Take what has passed at a time: bytes, or a number of bytes that are not kept."""
+        """Take the bytes of one moment, or the number of bytes that are not kept."""
         size = piece if isinstance(piece, int) else len(piece)
         at = 0
         while at < size:
@@ -281,7 +281,7 @@ def _hide_values(block: bytes) -> bytes:
 
 
 def _shown(name: str, value: bytes) -> bytes:
-    """Return the value of a param as it is shown."""
+    """Return a param's value, hidden if it may be a secret."""
     if name not in SHOWN_PARAMS:
         return b"*" * len(value)
     if name == "REQUEST_URI":

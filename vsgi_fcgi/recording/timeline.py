@@ -96,7 +96,7 @@ class _Request:
     """A request, and what it waited for.
 
     Attributes:
-        waits: what was waited for from one time to another.
+        waits: the reasons to wait, each with its first and last time.
         end: how it ended.
     """
 

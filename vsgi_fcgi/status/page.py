@@ -99,7 +99,7 @@ def make_page(report: dict[str, Any], base: str) -> str:
     """Return the page of a report.
 
     Args:
-        report: the report of all processes.
+        report: the report, with a part for each process.
         base: the path of the status, without a slash at its end.
     """
     return f"""<!DOCTYPE html>

@@ -116,7 +116,7 @@ class ClosableConnection:
         """Have the recording of the connection written, if there is one.
 
         Args:
-            what: what has gone wrong, without data of the client or the app.
+            what: the fault, without data of the client or the app.
         """
         if self.recording is not None:
             self.recording.end_badly(self.peer, what)

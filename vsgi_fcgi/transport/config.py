@@ -41,7 +41,7 @@ class TransportConfig(GracefulConfig):
     )
     record_total_bytes: int = setting(
         64 * MIB,
-        "maximum bytes of all recordings in the folder; the oldest are removed",
+        "maximum bytes of recordings in the folder; the oldest are removed",
         group="logging",
         minimum=64 * KIB,
     )

@@ -27,7 +27,7 @@ from vsgi_fcgi.transport.unpatched import SimpleQueue, allocate_lock, start_thre
 _RECORD_COST: Final = 512
 """Bytes of memory that a connection may use for each record of ``record_records``."""
 _MAX_MEMORY: Final = 67108864
-"""Bytes of all recordings together (64 MiB); then each connection keeps 8 KiB."""
+"""Bytes of the recordings together (64 MiB); then each connection keeps 8 KiB."""
 _SETTLE: Final = 0.1
 """Seconds until a recording is written, which then shows how the connection continued."""
 _MAX_DUE: Final = 64
@@ -281,7 +281,7 @@ class Recorder:
         return path
 
     def _remove_oldest(self) -> None:
-        """Remove the oldest recordings in the folder, of all processes, beyond the limits."""
+        """Remove the oldest recordings in the folder, of whichever process, beyond the limits."""
         found = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
@@ -315,7 +315,7 @@ class Recorder:
             self._stop_timer()
 
     def stop(self, seconds: float) -> None:
-        """Write what is due, and end the thread.
+        """Write the recordings that are due, and end the thread.
 
         Args:
             seconds: maximum time to wait for it.

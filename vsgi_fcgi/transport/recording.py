@@ -1,7 +1,7 @@
 """The last bytes of one connection, kept in memory for the recorder.
 
-Every read and every write passes here if connections are recorded, so this only appends what has
-passed to a list. Records are cut out, and secrets are hidden, when the recording is written
+Every read and every write passes here if connections are recorded, so this only appends the bytes
+to a list. Records are cut out, and secrets are hidden, when the recording is written
 (`vsgi_fcgi.recording.records`), which is rare. Of a large read or write, the bytes of bodies are
 dropped at once, and only their number is kept.
 """
@@ -21,7 +21,7 @@ NOTE: Final = 2
 """The kinds of entries."""
 
 Pieces = bytes | list[bytes | int]
-"""What has passed: bytes, and numbers of bytes of content that are not kept."""
+"""Bytes that have passed, and numbers of bytes of content that are not kept."""
 
 Entry = tuple[float, int, Any, tuple[int, bytes] | None]
 """A time of `time.monotonic`, the kind, and `Pieces` or the text of a note.
@@ -77,7 +77,7 @@ class Sink(Protocol):
 
 @final
 class Recording:
-    """What has passed on one connection.
+    """The last bytes of one connection, in both directions.
 
     It does not refer to the connection, so that both are freed without the garbage collector.
 
@@ -88,7 +88,7 @@ class Recording:
     Attributes:
         protocol: the protocol of the connection.
         peer: the name of the peer, when the recording is about to be written.
-        reasons: what has gone wrong since the recording was last written.
+        reasons: the faults since the recording was last written.
         dropped: how many entries are not kept any more.
     """
 
@@ -118,7 +118,7 @@ class Recording:
         self.reasons: tuple[str, ...] = ()
 
     def received(self, data: bytes | memoryview) -> None:
-        """Keep what was read, before the protocol gets it."""
+        """Keep the bytes of a read, before the protocol gets them."""
         protocol = self.protocol
         size = len(data)
         if (
@@ -150,7 +150,7 @@ class Recording:
         self._append(RECEIVED, pieces, at)
 
     def sent(self, buffers: list[Buffer]) -> None:
-        """Keep what is passed to the kernel: complete records."""
+        """Keep complete records, as they are passed to the kernel."""
         pieces: Pieces
         if len(buffers) == 1:
             buffer = buffers[0]
@@ -173,7 +173,7 @@ class Recording:
         self._append(NOTE, text, None)
 
     def end_badly(self, peer: str, reason: str) -> None:
-        """Keep what has gone wrong, and have the recording written soon."""
+        """Note a fault, and let the recorder write this recording soon."""
         self.note(reason)
         self.peer = peer
         count = len(self.reasons)
