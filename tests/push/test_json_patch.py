@@ -90,13 +90,17 @@ def test_a_patch_is_not_changed_by_its_use() -> None:
 
 
 def test_a_document_that_gets_too_deep() -> None:
+    """The version of Python decides how deep that is. Another exception would be a bug."""
     document = b"[" * 900 + b"]" * 900
     nest = [
         {"op": "add", "path": "/0", "value": json.loads("[" * 90 + "]" * 90)},
         {"op": "move", "from": "/1", "path": "/0" * 90},
     ]
-    with pytest.raises(PatchError, match="too many levels"):
-        apply_patch(document, nest)
+    try:
+        result = apply_patch(document, nest).decode()
+    except PatchError as error:
+        result = str(error)
+    assert "too many levels" in result or result.count("[") == 990
 
 
 def test_a_path_in_a_message_is_one_line() -> None:
