@@ -54,12 +54,13 @@ class Streamer:
         self.yielded = 0
         self.errors: list[BaseException] = []
         self.closed = threading.Event()
+        self.paths_ended: list[str] = []
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        size, piece = map(int, environ["PATH_INFO"].strip("/").split("/"))
-        return respond(start_response, self._stream(size, piece))
+        return respond(start_response, self._stream(environ["PATH_INFO"]))
 
-    def _stream(self, size: int, piece: int) -> Iterator[bytes]:
+    def _stream(self, path: str) -> Iterator[bytes]:
+        size, piece = map(int, path.strip("/").split("/"))
         try:
             for part in stream(size, piece):
                 self.yielded += len(part)
@@ -68,6 +69,7 @@ class Streamer:
             self.errors.append(error)
             raise
         finally:
+            self.paths_ended.append(path)
             self.closed.set()
 
 
@@ -357,13 +359,16 @@ def test_files_of_many_responses_are_sent_in_turn() -> None:
     """A connection reads two files at a time, and each response has its turn."""
     size = 1_000_000
     settings: dict[str, Any] = {"output_memory_bytes": 4 * KIB, "output_wait": 0.001}
-    with running(Streamer(), threads=5, **settings) as server:
+    streamer = Streamer()
+    with running(streamer, threads=5, **settings) as server:
         client = server.connect(receive_buffer=4096)
         client.ask(5, f"/{size}/10000")
         connection = server.connection()
         wait_until(lambda: connection.writer.blocked)
         for id in range(1, 5):
             client.ask(id, f"/{size}/10000")
+        # None of them is slow because of its app.
+        wait_until(lambda: len(streamer.paths_ended) == 5)
         wait_until(lambda: server.context.services.spool.used >= 4 * size)
         client.collect_until(lambda: any(answer.ended for answer in client.answers.values()))
         assert min(len(client.answers[id].body) for id in range(1, 6)) > size / 2
