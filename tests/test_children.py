@@ -177,7 +177,7 @@ def test_the_loop_of_a_child_has_nothing_to_do() -> None:
     with logged() as log, running(app, worker="main") as server:
         blocked = server.connect()
         blocked.ask(1, "/large")
-        wait_until(lambda: server.connection().writer.blocked, "a writer that is blocked")
+        server.full_connection()
         # The thread of the log may be late.
         log.wait_for("listening on")
         before = len(log.lines)

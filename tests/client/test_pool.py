@@ -65,7 +65,7 @@ def test_no_answer_is_a_timeout() -> None:
         with logged() as log, pytest.raises(UpstreamTimeout, match=late) as raised:
             client.request("GET", "/")
         assert raised.value.status == 504
-        assert log.has("sent nothing for")
+        log.wait_for("sent nothing for")
         # It is aborted; its neighbours would go on.
         assert len(server.peers) == 1
         wait_here(lambda: server.peers[0].aborted == [1])

@@ -235,7 +235,7 @@ def test_a_reader_whose_file_is_full_loses_its_answer_and_nobody_else_does() -> 
             with pytest.raises(ReaderStalled, match="read too slowly") as raised:
                 drain(slow)
             assert raised.value.status == 502
-            assert log.has("response_spool_bytes or total_response_spool_bytes is reached")
+            log.wait_for("response_spool_bytes or total_response_spool_bytes is reached")
             slow.close()
             wait_here(lambda: not only(client).in_flight)
             assert only(client).accepted == 1

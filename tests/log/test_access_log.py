@@ -178,7 +178,7 @@ def test_an_answer_whose_rest_waits_is_cancelled(app: App, log: LogFile) -> None
     with running(app, **settings) as server:
         client = server.connect(receive_buffer=4096)
         client.ask(1, f"/size/{size}")
-        wait_until(lambda: server.connection().writer.blocked)
+        server.full_connection()
         client.close()
     end, status, sent = log.only().split()
     assert (end, status) == ("cancelled", "200")
@@ -189,9 +189,8 @@ def test_a_last_piece_that_waits_behind_others_is_cancelled(app: App, log: LogFi
     with running(app, **logging_to(log, "%(uri)s %(s)s %(end)s %(sent)s")) as server:
         client = server.connect(receive_buffer=4096)
         client.ask(1, "/endless")
-        wait_until(lambda: server.connection().writer.blocked)
+        connection = server.full_connection()
         client.ask(2, "/size/1000")
-        (connection,) = server.context.connections
         # The answer is ready and not sent, which cannot be seen from outside.
         wait_until(lambda: len(connection.writer._ready or ()) == 2)
         client.close()
@@ -332,9 +331,8 @@ def test_bytes_are_counted_behind_a_writer_that_waits(app: App, log: LogFile) ->
     with running(app, **logging_to(log, "%(uri)s %(s)s %(B)s", **settings)) as server:
         client = server.connect(receive_buffer=4096)
         client.ask(1, "/size/4000000")
-        wait_until(lambda: server.connection().writer.blocked)
+        connection = server.full_connection()
         client.ask(2, "/size/1000")
-        (connection,) = server.context.connections
         # The answer is ready and not sent, which cannot be seen from outside.
         wait_until(lambda: len(connection.writer._ready or ()) == 2)
         client.answer(2)
@@ -407,7 +405,7 @@ def test_an_app_does_not_run_while_its_reader_is_slow(app: App, log: LogFile) ->
     with running(app, **settings) as server:
         client = server.connect(receive_buffer=4096)
         client.ask(1, "/size/4000000")
-        wait_until(lambda: server.connection().writer.blocked)
+        server.full_connection()
         since = time.monotonic()
         threading.Event().wait(0.1)
         slow = int((time.monotonic() - since) * 1e6)

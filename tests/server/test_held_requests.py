@@ -158,7 +158,7 @@ def test_beyond_a_limit_requests_are_not_held(settings: dict[str, Any], name: st
             answer = client.get(path, id=3)
             assert answer.status == 503
             assert answer.headers["retry-after"] == "1"
-        assert log.has(name)
+        log.wait_for(name)
         client.abort(1)
         wait_for_held(server, 1)
         client.ask(3, "/poll")
@@ -175,7 +175,7 @@ def test_only_items_are_dropped_for_a_slow_client() -> None:
         client = server.connect(receive_buffer=4096)
         client.ask(1)
         # No item may fit into the buffers of the kernel.
-        wait_until(lambda: server.connection().writer.blocked)
+        server.full_connection()
         client.ask(2, "/stream")
         wait_for_held(server, 1)
         holder(server).deliver([text(b"%d\n" % number) for number in range(5)])

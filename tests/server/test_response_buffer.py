@@ -294,8 +294,7 @@ def test_many_pieces_of_one_byte_take_little_memory() -> None:
     with running(Streamer(), output_wait=5) as server:
         client = server.connect(receive_buffer=4096)
         client.ask(2, "/2000000/100000")
-        connection = server.connection()
-        wait_until(lambda: connection.writer.blocked)
+        connection = server.full_connection()
         client.ask(1, "/20000/1")
         counts: list[int] = []
 
@@ -363,8 +362,7 @@ def test_files_of_many_responses_are_sent_in_turn() -> None:
     with running(streamer, threads=5, **settings) as server:
         client = server.connect(receive_buffer=4096)
         client.ask(5, f"/{size}/10000")
-        connection = server.connection()
-        wait_until(lambda: connection.writer.blocked)
+        server.full_connection()
         for id in range(1, 5):
             client.ask(id, f"/{size}/10000")
         # None of them is slow because of its app.

@@ -77,7 +77,7 @@ def test_the_stack_of_a_greenlet_that_waits_is_its_own() -> None:
 
     with logged() as log, running(app, worker="main", slow_request=0.05) as server:
         server.connect().get()
-        assert log.has("gevent.sleep(0.01)")
+        log.wait_for("gevent.sleep(0.01)")
 
 
 def test_a_slow_request_has_fields_and_the_place_in_a_json_log() -> None:
@@ -206,7 +206,7 @@ def test_an_app_that_runs_too_long_is_interrupted_and_its_client_gets_a_504(tmp_
             # The only thread serves on.
             assert client.get("/quick").body == b"quick"
         log.wait_for("GET /slow was answered 504: it has run for 0.")
-        assert log.has("time.sleep(0.005)")
+        log.wait_for("time.sleep(0.005)")
         assert not log.has("between two requests")
         assert log_file.wait_for(6) == ["504 timed-out", "200 complete"] * 3
     assert len(caught) == 3
@@ -358,7 +358,7 @@ def test_a_thread_that_is_stuck_in_c_is_replaced_up_to_a_limit() -> None:
         assert ran[-1] == "/stuck2"
         locks[2].release()
         assert client.answer(1).body == b"/waits"
-    assert log.has("with locks[int(path[-1])]:")
+    log.wait_for("with locks[int(path[-1])]:")
 
 
 def test_the_main_context_has_no_request_timeout(tmp_path: Path) -> None:

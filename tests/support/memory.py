@@ -1,4 +1,4 @@
-"""Measure the peak memory of a process, and find out whether it has read all input."""
+"""Measure the peak memory of a process, and see how full the buffers of a UNIX socket are."""
 
 from __future__ import annotations
 
@@ -56,9 +56,15 @@ class Measured:
 
 def wait_until_read(sock: socket.socket) -> None:
     """Wait until the other side has read everything that was sent on a UNIX socket."""
+    wait_until(lambda: not _unread(sock), "the other side to read")
 
-    def unread() -> int:
-        size: int = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
-        return size
 
-    wait_until(lambda: not unread(), "the other side to read")
+def is_full(sock: socket.socket) -> bool:
+    """Whether a UNIX socket takes not one more byte, because the other side does not read."""
+    return _unread(sock) + 1 >= sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def _unread(sock: socket.socket) -> int:
+    """Return how much memory the bytes need that the other side has not read."""
+    size: int = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
+    return size

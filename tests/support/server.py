@@ -20,6 +20,7 @@ if "vsgi_fcgi" not in sys.modules:
 import gevent
 
 from support.fcgi.peer import DEADLINE, Address, Client
+from support.memory import is_full
 from vsgi_fcgi import Server
 from vsgi_fcgi.protocol import Request
 from vsgi_fcgi.server.connection import ServerConnection
@@ -68,6 +69,15 @@ class Running:
         """The server's end of the only connection that is open."""
         wait_until(lambda: len(self.context.connections) == 1)
         return next(iter(self.context.connections))
+
+    def full_connection(self) -> ServerConnection:
+        """The same, when its client does not read and the kernel takes no more.
+
+        That the writer is blocked does not say so: it also waits while others have their turn.
+        """
+        connection = self.connection()
+        wait_until(lambda: connection.writer.blocked and is_full(connection.sock))
+        return connection
 
     def in_context(self, function: Callable[[], object]) -> None:
         """Have something done in the main context, and wait for it."""

@@ -152,7 +152,7 @@ def test_without_any_thread_the_main_context_runs_the_app(monkeypatch: pytest.Mo
     monkeypatch.setattr("vsgi_fcgi.server.workers.threads.WorkerThread", FewThreads)
     with logged() as log, running(app, threads=4) as server:
         log.wait_for("only 0 of 4 threads could be started")
-        assert log.has("the app runs in the main context instead")
+        log.wait_for("the app runs in the main context instead")
         assert server.connect().get().body == b"False"
 
 
@@ -166,7 +166,7 @@ def test_no_thread_for_log_and_disk_is_no_reason_to_stop(monkeypatch: pytest.Mon
         client = server.connect()
         assert client.get("/upload", b"x" * 50_000).body == b"/upload"
         assert client.get("/next").body == b"/next"
-    assert log.has("stopped")
+    log.wait_for("stopped")
 
 
 class TakenMeanwhile(deque[Exchange]):
