@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,25 @@ UID = 47021 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"
 FULL = "mount -t tmpfs -o size=64k,mode=1777 tmpfs /tmp; dd if=/dev/zero of=/tmp/x || true"
 READ_ONLY = "for each in /tmp /var/tmp; do mount -t tmpfs -o ro tmpfs $each; done"
 NO_PROC = "mount -t tmpfs tmpfs /proc"
+
+NO_TMP = """
+mkdir /mnt/root
+for each in /* /tmp; do
+    if [ -L $each ]; then
+        cp -P $each /mnt/root
+    elif [ -d $each ] && [ $each != /tmp ] && [ $each != /mnt ]; then
+        mkdir /mnt/root$each
+        mount --rbind $each /mnt/root$each
+    fi
+done
+mkdir -p /mnt/root/mnt/site /mnt/root/mnt/lib
+mount --rbind /mnt/site /mnt/root/mnt/site
+mount --rbind /mnt/lib /mnt/root/mnt/lib
+site=$1 lib=$2 setup=$3
+shift 3
+set -- $site $lib "$setup" chroot /mnt/root "$@"
+"""
+"""A file system in which nothing is called /tmp."""
 
 REMOVED = """
 import _socket, os, resource, socket
@@ -107,7 +127,11 @@ def start(public_python: PublicPython, folder: Path) -> Iterator[Start]:
         group.measured = False  # coverage could not write what it has measured
 
         def start(
-            *options: str, limit: str = "--nofile", setup: str = "", site: str = ""
+            *options: str,
+            limit: str = "--nofile",
+            setup: str = "",
+            site: str = "",
+            name: str = "server",
         ) -> Process:
             if site:
                 (folder / "sitecustomize.py").write_text(site)
@@ -123,7 +147,7 @@ def start(public_python: PublicPython, folder: Path) -> Iterator[Start]:
                     *(public_python.executable, "-m", "vsgi_fcgi", "lengths:app"),
                     *("--socket", "/mnt/site/run/app.sock", "--socket-mode", "0666", *options),
                 ],
-                name="server",
+                name=name,
             )
 
         yield start
@@ -167,12 +191,27 @@ def test_small_limits(
     check_serves(server, folder)
 
 
+@pytest.mark.parametrize("worker", ["thread", "main", "greenlet"])
+def test_few_addresses_cost_only_large_requests(worker: str, start: Start, folder: Path) -> None:
+    """An app that gets no memory for an upload fails, and the server serves on."""
+    server = start("--worker", worker, limit=f"--as={256 << 20}")
+    server.wait_for_log("listening on")
+    with Client(str(folder / "run" / "app.sock")) as client:
+        assert client.get("/", bytes(3 << 20)).status in (200, 500)
+        for id in range(1, 20):
+            client.ask(id, body=b"x" * id)
+        for id in range(1, 20):
+            assert client.answer(id).body == b"%d" % id
+    assert server.stop() == 0, server.log()
+
+
 @pytest.mark.parametrize("worker", ["thread", "greenlet"])
 @pytest.mark.parametrize(
     "setup",
     [
         pytest.param(FULL, id="a full /tmp"),
         pytest.param(f"{READ_ONLY}; mount --bind /mnt/site/run /var/tmp", id="a read-only /tmp"),
+        pytest.param(NO_TMP, id="no /tmp"),
         pytest.param(NO_PROC, id="no /proc"),
         pytest.param("mount -t tmpfs -o ro tmpfs /dev/shm", id="no /dev/shm"),
     ],
@@ -228,6 +267,16 @@ def test_abstract_names_are_refused_elsewhere(start: Start) -> None:
 @pytest.mark.parametrize("site", [NO_SSL, IN_1970], ids=["no ssl and sqlite3", "in 1970"])
 def test_an_odd_python(site: str, worker: str, start: Start, folder: Path) -> None:
     check_serves(start("--worker", worker, site=site), folder)
+
+
+def test_a_host_that_kills_idle_processes(start: Start, folder: Path) -> None:
+    """The next process takes the socket that the killed one has left."""
+    server = start(name="killed")
+    server.wait_for_log("listening on")
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    assert (folder / "run" / "app.sock").is_socket()
+    check_serves(start(), folder)
 
 
 def test_a_home_folder_that_cannot_be_read(start: Start, folder: Path) -> None:
