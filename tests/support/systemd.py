@@ -1,15 +1,125 @@
-"""Do what systemd does for a service, with its own tool and a socket of the test."""
+"""Run systemd, or do what it does for a service with its own tool and a socket of the test."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import socket
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from support.front_ends.servers import find
-from support.processes import Process, ProcessGroup
+import pytest
+
+from support.accounts import need_root
+from support.front_ends.servers import find, program_version
+from support.processes import Process, ProcessGroup, wait_until
 
 TIMEOUT = 10.0
+
+NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup", "--kill-child")
+
+BOOT = """
+set -e
+root=$1 units=$2 site=$3 packages=$4
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs "$root"
+cd "$root"
+for each in /*; do
+    case $each in
+    /dev | /etc | /proc | /run | /sys | /tmp | /var) mkdir ".$each" ;;
+    *) if [ -L "$each" ]; then cp -P "$each" .; elif [ -d "$each" ]; then
+        mkdir ".$each"
+        mount --rbind "$each" ".$each"
+    fi ;;
+    esac
+done
+cp -a /etc .
+rm -rf etc/systemd/system
+cp -r "$units" etc/systemd/system
+echo 0123456789abcdef0123456789abcdef >etc/machine-id
+mkdir -p var/log var/lib var/tmp old
+chmod 1777 tmp var/tmp
+mount -t tmpfs -o mode=755 tmpfs srv
+mkdir srv/site srv/packages
+mount --bind "$site" srv/site
+mount --bind "$packages" srv/packages
+mount --rbind /dev dev
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs run
+pivot_root . old
+cd /
+umount -l old
+exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    /lib/systemd/systemd --unit=test.target --log-target=console --show-status=no
+"""
+
+
+def systemd_version() -> int:
+    """The version of systemd that is installed."""
+    (version, *_) = program_version("systemctl", "--version")
+    return version
+
+
+class Systemd:
+    """A systemd that is process 1 of its own namespaces, with its own /etc, /run, /tmp and /var.
+
+    Args:
+        group: the group that it belongs to.
+        units: a folder with its units; it starts ``test.target``.
+        site: a folder that its services see as ``/srv/site``.
+        packages: a folder that they see as ``/srv/packages``.
+    """
+
+    def __init__(self, group: ProcessGroup, units: Path, site: Path, packages: Path) -> None:
+        need_root()
+        for program in ("unshare", "nsenter", "pivot_root", "systemctl"):
+            if shutil.which(program) is None:
+                pytest.skip(f"{program} is not installed")
+        can = ("sh", "-c", "mount -t tmpfs tmpfs /mnt && mount -t cgroup2 cgroup2 /mnt")
+        if subprocess.run([*NAMESPACES, *can], capture_output=True, check=False).returncode:
+            pytest.skip("no namespaces or control groups can be made here")
+        root = group.folder / "root"
+        root.mkdir()
+        argv = [*NAMESPACES, "sh", "-c", BOOT, "sh", *map(str, (root, units, site, packages))]
+        self._process = group.start(argv, name="systemd")
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        wait_until(lambda: children.read_text().split(), "the first process")
+        self._pid = children.read_text().split()[0]
+        self.root = Path(f"/proc/{self._pid}/root")
+        """The root of its file system, seen from here."""
+        wait_until(self._listens, "systemd", log=self._process.log)
+
+    def _listens(self) -> bool:
+        name = Path(f"/proc/{self._pid}/comm").read_text()
+        return name == "systemd\n" and (self.root / "run/systemd/private").exists()
+
+    def run(self, *argv: str) -> str:
+        """Run a command next to it, which must succeed, and return its output."""
+        enter = ["nsenter", "--target", self._pid, "--mount", "--pid", "--uts", "--ipc"]
+        done = subprocess.run(
+            [*enter, *argv], capture_output=True, text=True, timeout=40, check=False
+        )
+        assert done.returncode == 0, (argv, done.stdout, done.stderr, self._process.log())
+        return done.stdout
+
+    def property(self, unit: str, name: str) -> str:
+        """A property of a unit, such as ``ActiveState``."""
+        return self.run("systemctl", "show", "--value", "--property", name, unit).strip()
+
+    def wait_for(self, unit: str, name: str, value: str) -> None:
+        wait_until(lambda: self.property(unit, name) == value, f"{name} {value} of {unit}")
+
+    def __enter__(self) -> Systemd:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        # The kernel ends everything in its namespace with it.
+        os.kill(int(self._pid), signal.SIGKILL)
+        self._process.wait()
 
 
 def activate(
