@@ -91,7 +91,7 @@ from support.fcgi.peer import Client
 from support.front_ends.servers import AppServer
 
 def test_a_request_that_hangs(processes):
-    server = AppServer(processes, "apps.echo:app")
+    server = AppServer(processes, "apps.echo:app", "--graceful-timeout", "0.1")
     # It is still open when the test fails.
     client = Client(str(server.socket))
     client.get("/before")
