@@ -102,8 +102,9 @@ def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Length", "10"), ("Set-Cookie", SECRET)])
         return iter([b"12", b"345"])
     if environ["PATH_INFO"] == "/long":
-        # Interrupted by the server.
-        threading.Event().wait(20)
+        # The server interrupts it between two waits.
+        for _ in range(2000):
+            threading.Event().wait(0.01)
     return respond(start_response, SECRET.encode())
 
 
