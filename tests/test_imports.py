@@ -121,6 +121,30 @@ def test_serving_an_app_loads_no_more_than_it_uses(
     assert not {"difflib", "logging.config", "tomllib"} & loaded
 
 
+OPTIONAL = {
+    "vsgi_fcgi.cli.commands.debugger": ("--debug",),
+    "vsgi_fcgi.server.publishing": ("--status-path", "/_status"),
+    "vsgi_fcgi.server.recycling": ("--max-requests", "100"),
+    "vsgi_fcgi.server.stacks": ("--slow-request", "10"),
+    "vsgi_fcgi.server.watching": ("--queue-timeout", "10"),
+    "vsgi_fcgi.server.workers.greenlets": ("--worker", "greenlet"),
+    "vsgi_fcgi.server.workers.main": ("--worker", "main"),
+    "vsgi_fcgi.status.scoreboard": ("--status-path", "/_status"),
+    "vsgi_fcgi.supervisor.child": ("--processes", "1"),
+}
+"""Modules that a plain server does not need, each with an option that loads it."""
+
+
+def test_a_plain_server_loads_no_modules_of_options_that_are_off(tmp_path: Path) -> None:
+    loaded = loaded_while_serving(tmp_path)
+    assert not loaded & {*OPTIONAL, "vsgi_fcgi.server.notify", "vsgi_fcgi.supervisor.process"}
+
+
+@pytest.mark.parametrize("module", OPTIONAL)
+def test_an_option_loads_its_modules(module: str, tmp_path: Path) -> None:
+    assert module in loaded_while_serving(tmp_path, *OPTIONAL[module])
+
+
 @pytest.mark.parametrize("option", ["--static /files=.", "--debug"])
 def test_werkzeug_is_loaded_by_the_options_that_use_it(option: str, tmp_path: Path) -> None:
     http = ("--http", f"127.0.0.1:{free_port()}")

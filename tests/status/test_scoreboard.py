@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from vsgi_fcgi.server.services import Counts
+from vsgi_fcgi.status.counting import BUCKETS
 from vsgi_fcgi.status.scoreboard import (
-    BUCKETS,
     COUNTERS,
     GAUGES,
     SERVING,

@@ -335,6 +335,11 @@ class Config(TransportConfig, SocketConfig, PushConfig):
         """The limits on running requests in seconds; None for each that is off."""
         return self.slow_request, self.queue_timeout, self.request_timeout
 
+    @property
+    def recycles(self) -> bool:
+        """Whether the process ends, or is replaced, although nothing is wrong."""
+        return (self.max_requests, self.max_memory, self.idle_exit) != (None, None, None)
+
     def check_worker(self) -> None:
         """Check that the settings fit to the kind of worker.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import gevent
 
@@ -28,21 +28,10 @@ from vsgi_fcgi.server.file_io import FileIO
 from vsgi_fcgi.server.inner_request import ask
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.main_context_calls import MainContextCalls, Stats
-from vsgi_fcgi.server.publishing import Publisher, StatusPath
-from vsgi_fcgi.server.recycling import Recycling
 from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.services import Counts, Services
-from vsgi_fcgi.server.watching import (
-    InterruptibleExchange,
-    RunLimits,
-    WatchedExchange,
-    run_limited,
-)
 from vsgi_fcgi.server.workers.base import Dispatcher, Pool, make_run
-from vsgi_fcgi.server.workers.greenlets import GreenletPool
-from vsgi_fcgi.server.workers.main import MainWorker
 from vsgi_fcgi.server.workers.threads import ThreadPool
-from vsgi_fcgi.status.scoreboard import Scoreboard
 from vsgi_fcgi.transport import thread_affinity as contract
 from vsgi_fcgi.transport.closing import Peer
 from vsgi_fcgi.transport.connections import Connections
@@ -52,6 +41,14 @@ from vsgi_fcgi.transport.quota import Quota
 from vsgi_fcgi.transport.recorder import Recorder
 from vsgi_fcgi.transport.timeouts import Timeouts
 from vsgi_fcgi.transport.unpatched import get_ident
+
+# Modules that few settings need are imported by the functions that read these settings, because
+# each import delays the start of every process.
+if TYPE_CHECKING:
+    from vsgi_fcgi.server.publishing import Publisher
+    from vsgi_fcgi.server.recycling import Recycling
+    from vsgi_fcgi.server.watching import RunLimits
+    from vsgi_fcgi.status.scoreboard import Scoreboard
 
 _SCRATCH_SIZE: Final = 262144
 """Bytes that are read at a time while a large body arrives."""
@@ -141,8 +138,11 @@ class MainContext:
         take_notes = None if self.access_log is None else self.access_log.take_notes
         if scoreboard is not None:
             self.services.counts = Counts()
-        self.recycling = Recycling.wanted(self.services, self.connections, self.calls.stats)
-        if self.recycling is not None:
+        self.recycling: Recycling | None = None
+        if config.recycles:
+            from vsgi_fcgi.server.recycling import Recycling
+
+            self.recycling = Recycling(self.services, self.connections, self.calls.stats)
             take_notes = self.recycling.counting(take_notes)
         if config.push:
             apps = self._hold_requests(apps)
@@ -171,8 +171,12 @@ class MainContext:
         self.publisher: Publisher | None = None
         what = self.services, self._pool, self.connections
         if any(config.run_limits):
+            from vsgi_fcgi.server.watching import RunLimits
+
             self.run_limits = RunLimits(*what, self.access_log)
         if scoreboard is not None:
+            from vsgi_fcgi.server.publishing import Publisher, StatusPath
+
             self.publisher = Publisher(*what, self.run_limits, *scoreboard)
             if config.status_path is not None:
                 allowed = config.status_allow
@@ -181,7 +185,6 @@ class MainContext:
 
     def _hold_requests(self, apps: Apps) -> Apps:
         """Prepare for held requests; return the apps with the layer that reads instructions."""
-        # Imported here, because few servers need it.
         from vsgi_fcgi.push.app import PushApp
 
         services, config = self.services, self.services.config
@@ -215,12 +218,18 @@ class MainContext:
                 held.end(each)
             gevent.sleep(_END_PAUSE)
 
+    @property
+    def _watched(self) -> bool:
+        """Whether a limit or the status needs to know which requests run."""
+        return any(self.services.config.run_limits) or self.services.counts is not None
+
     def _exchange_class(self) -> type[Exchange]:
         config = self.services.config
-        if config.request_timeout is not None:
-            return InterruptibleExchange
-        if any(config.run_limits) or self.services.counts is not None:
-            return WatchedExchange
+        if self._watched:
+            from vsgi_fcgi.server.watching import InterruptibleExchange, WatchedExchange
+
+            limited = config.request_timeout is not None
+            return InterruptibleExchange if limited else WatchedExchange
         if self.access_log is None:
             return Exchange
         return TimedExchange if self.access_log.times_runs else LoggedExchange
@@ -231,7 +240,11 @@ class MainContext:
         The main context runs the app too if this host allows no threads.
         """
         services, config = self.services, self.services.config
-        around = run_limited if any(config.run_limits) else None
+        around: Callable[..., None] | None = None
+        if any(config.run_limits):
+            from vsgi_fcgi.server.watching import run_limited
+
+            around = run_limited
         make = partial(make_run, apps, around=around, mount=config.mount_point)
         make = partial(make, vsgi_fcgi__main_context=self.calls, multiprocess=multiprocess)
         make = partial(make, wsgi__file_wrapper=config.file_wrapper)
@@ -251,11 +264,14 @@ class MainContext:
         services.workers_in_loop = True
         request_round = self.connections.request_round
         if config.worker == "greenlet":
+            from vsgi_fcgi.server.workers.greenlets import GreenletPool
+
             # PEP 3333 asks whether another request may run at the same time in this process.
             return GreenletPool(make(multithread=True), services, request_round, self._stray)
+        from vsgi_fcgi.server.workers.main import MainWorker
+
         run = make(multithread=False)
-        watched = issubclass(self._exchange_class(), WatchedExchange)
-        return MainWorker(run, request_round, self._stray, watched=watched)
+        return MainWorker(run, request_round, self._stray, watched=self._watched)
 
     def _failed(self, error: BaseException) -> None:
         self.services.log.error("a bug in the server", error=error)

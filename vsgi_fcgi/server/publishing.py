@@ -22,8 +22,8 @@ from vsgi_fcgi.server.watching import RunLimits, WatchedExchange, running
 from vsgi_fcgi.server.workers.base import Pool
 from vsgi_fcgi.server.workers.threads import WorkerThread
 from vsgi_fcgi.status.app import PATHS, Response, respond, respond_as_cgi
+from vsgi_fcgi.status.counting import CLASSES
 from vsgi_fcgi.status.scoreboard import (
-    CLASSES,
     COUNTERS,
     ENDED,
     GAUGES,
@@ -32,6 +32,7 @@ from vsgi_fcgi.status.scoreboard import (
     PERIODS,
     SERVING,
     SLOW,
+    STOPPING,
     STUCK,
     Histogram,
     Period,
@@ -74,7 +75,6 @@ class Publisher:
         index: the number of this process in it.
 
     Attributes:
-        state: what the process does, as in `vsgi_fcgi.status.scoreboard`.
         scoreboard: the scoreboard.
     """
 
@@ -89,7 +89,7 @@ class Publisher:
     ) -> None:
         assert services.counts is not None
         self.scoreboard = scoreboard
-        self.state = SERVING
+        self._state = SERVING
         self._services = services
         self._counts = services.counts
         self._limits = limits
@@ -137,9 +137,13 @@ class Publisher:
         done, result = item
         done(result)
 
+    def begin_stopping(self) -> None:
+        """Note that the process accepts no more connections."""
+        self._state = STOPPING
+
     def stop(self) -> None:
         """Write the last state, and end the thread."""
-        self.state = ENDED
+        self._state = ENDED
         self._tasks.put(None)
         self._ended.wait(_LAST_UPDATE)
 
@@ -179,7 +183,7 @@ class Publisher:
 
     def _update(self) -> None:
         process = self._process
-        process.state = self.state
+        process.state = self._state
         process.cpu = time.process_time()
         process.updated = time.monotonic()
         found = running(self._pool)

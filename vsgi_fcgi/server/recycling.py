@@ -61,15 +61,6 @@ class Recycling:
         self._timer = services.loop.timer(interval, interval)
         self._timer.start(self._look)
 
-    @classmethod
-    def wanted(
-        cls, services: Services, connections: Connections[Any], stats: Stats
-    ) -> Recycling | None:
-        """Return an object if a setting asks for it."""
-        config = services.config
-        settings = (config.max_requests, config.max_memory, config.idle_exit)
-        return None if settings == (None, None, None) else cls(services, connections, stats)
-
     def counting(self, note: Note | None) -> Note | None:
         """Return a function that counts an exchange, and then calls another function.
 

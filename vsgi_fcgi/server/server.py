@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol, Self, Unpack
+from typing import TYPE_CHECKING, Protocol, Self, Unpack
 
 import gevent
 from gevent import monkey
@@ -21,7 +21,6 @@ from vsgi_fcgi.descriptors import open_standard, raise_limit
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.listen.listeners import Listener, default_address, forget_sockets, open_listener
 from vsgi_fcgi.listen.ownership import SocketOwnership
-from vsgi_fcgi.listen.sharing import Sharing
 from vsgi_fcgi.listen.tcp import allowed_peers
 from vsgi_fcgi.log.background_writer import LineWriter, open_sink
 from vsgi_fcgi.log.log import Log
@@ -32,19 +31,22 @@ from vsgi_fcgi.server.connection import RequestReader
 from vsgi_fcgi.server.mailbox import ThreadLatch
 from vsgi_fcgi.server.main_context import MainContext
 from vsgi_fcgi.server.main_context_calls import Stats
-from vsgi_fcgi.server.notify import Notifier
-from vsgi_fcgi.server.publishing import Publisher
 from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.signals import Signals
 from vsgi_fcgi.server.workers.threads import WorkerThread
 from vsgi_fcgi.settings import make_settings
-from vsgi_fcgi.status.scoreboard import STOPPING, Scoreboard
 from vsgi_fcgi.transport.acceptor import Acceptor
 from vsgi_fcgi.transport.handover import Handover, State
 from vsgi_fcgi.transport.monkey_patching import check_patching
 from vsgi_fcgi.transport.recorder import check_record
 from vsgi_fcgi.transport.unpatched import Socket, start_thread
 from vsgi_fcgi.wsgi.response import App
+
+if TYPE_CHECKING:
+    from vsgi_fcgi.listen.sharing import Sharing
+    from vsgi_fcgi.server.notify import Notifier
+    from vsgi_fcgi.server.publishing import Publisher
+    from vsgi_fcgi.status.scoreboard import Scoreboard
 
 _LOG_FLUSH = 2.0
 """Seconds to write the queued log records when the process ends."""
@@ -325,6 +327,8 @@ class Server:
         self._process_ends = process_ends and with_signals
         scoreboard = self.scoreboard
         if scoreboard is None and config.status_path is not None:
+            from vsgi_fcgi.status.scoreboard import Scoreboard
+
             scoreboard = Scoreboard(requests=config.max_running), 0
         context = self._context = MainContext(
             self._apps,
@@ -375,7 +379,9 @@ class Server:
             log.info("vsgi_fcgi %s, %s", __version__, BUILD)
             for acceptor in self._acceptors:
                 acceptor.start()
-            if with_notifier:
+            if with_notifier and "NOTIFY_SOCKET" in os.environ:
+                from vsgi_fcgi.server.notify import Notifier
+
                 self._notifier = Notifier.wanted(
                     context.services, context.calls.stats, context.dispatcher, self.uris
                 )
@@ -542,7 +548,7 @@ class Server:
             return
         self._begun_to_stop = True
         if self.publisher is not None:
-            self.publisher.state = STOPPING
+            self.publisher.begin_stopping()
         if grace is not None:
             self._stop_until = time.monotonic() + grace
         if self._notifier is not None:

@@ -12,7 +12,7 @@ from vsgi_fcgi.push.held import HeldRequests
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.file_io import FileIO
 from vsgi_fcgi.server.mailbox import GreenletLatch, Latch, Mailbox, ThreadLatch
-from vsgi_fcgi.status.scoreboard import BUCKETS, CLASSES, SHIFT
+from vsgi_fcgi.status.counting import BUCKETS, CLASSES, SHIFT
 from vsgi_fcgi.transport.loop import Loop
 from vsgi_fcgi.transport.quota import Quota
 from vsgi_fcgi.transport.thread_affinity import worker_only

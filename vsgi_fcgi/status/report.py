@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from vsgi_fcgi.status.counting import CLASSES, bucket_ends, quantile
 from vsgi_fcgi.status.scoreboard import (
-    CLASSES,
     COUNTERS,
     GAUGES,
     PAST,
@@ -21,9 +21,7 @@ from vsgi_fcgi.status.scoreboard import (
     Period,
     Process,
     Scoreboard,
-    bucket_ends,
     merge,
-    quantile,
 )
 
 _LAST_MINUTE = 60 // PERIOD

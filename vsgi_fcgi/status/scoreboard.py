@@ -18,19 +18,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from vsgi_fcgi.descriptors import open_memory
+from vsgi_fcgi.status.counting import BUCKETS, CLASSES, quantile
 
 STATES: Final = ("unused", "starting", "serving", "stopping", "ended", "past")
 UNUSED, STARTING, SERVING, STOPPING, ENDED, PAST = range(len(STATES))
 """The last one is the block of the supervisor, with the figures of processes that have ended."""
-
-BUCKETS: Final = 22
-"""Number of buckets of a histogram of durations. Each one is twice as wide as the one before."""
-
-SHIFT: Final = 16
-"""The first bucket ends at 2 to the power of this, in nanoseconds."""
-
-CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
-"""Classes of the status of a response. The first one is for requests without a response."""
 
 REFUSED: Final = (400, 408, 413, 431, 500, 503)
 """The statuses with which the server refuses requests that reach a limit or are invalid."""
@@ -88,11 +80,6 @@ _REQUEST: Final = 3 * 1024
 """Size of a half of a block without requests, and the room for each request."""
 
 
-def bucket_ends() -> list[float]:
-    """Return the ends of the buckets in seconds. The last bucket has no end."""
-    return [(1 << (SHIFT + number)) / 1e9 for number in range(BUCKETS - 1)]
-
-
 @dataclass
 class Histogram:
     """Durations, counted in buckets.
@@ -111,24 +98,8 @@ class Histogram:
         self.total += other.total
 
     def quantile(self, share: float) -> float | None:
-        """Return a duration in seconds that this share of the durations does not exceed.
-
-        It is interpolated within its bucket. None if there are no durations.
-        """
+        """Return a quantile in seconds; None if there are no durations."""
         return quantile(self.counts, share)
-
-
-def quantile(counts: Sequence[int], share: float) -> float | None:
-    """Return a quantile of a histogram in seconds; None if it is empty."""
-    rank = share * sum(counts)
-    if not rank:
-        return None
-    ends = [0.0, *bucket_ends(), bucket_ends()[-1] * 2]
-    for number, count in enumerate(counts):
-        if count and rank <= count:
-            return ends[number] + (ends[number + 1] - ends[number]) * rank / count
-        rank -= count
-    return ends[-1]
 
 
 @dataclass

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from vsgi_fcgi.addresses import DescriptorAddress
@@ -30,9 +30,6 @@ from vsgi_fcgi.supervisor.messages import (
 )
 from vsgi_fcgi.supervisor.watched import ErrorPage, files_of_error, imported_files
 from vsgi_fcgi.supervisor.watcher import MAX_FILES, Stamp, stamp_since
-
-SUPERVISED_VARIABLE = "VSGI_FCGI_SUPERVISED"
-"""Environment variable with the descriptors that a process gets from the supervisor, as JSON."""
 
 _INTERVAL = 1.0
 """Seconds between two checks for newly imported modules, under ``--reload``."""
@@ -334,24 +331,3 @@ class Supervised:
         else:
             # Send these files at the next check.
             self._modules = 0
-
-
-def supervised(environment: MutableMapping[str, str]) -> Supervised | None:
-    """Return the `Supervised` of a process that a supervisor started; None for others.
-
-    Args:
-        environment: ``os.environ``. The variable is removed, so that the app and its children do
-            not see it.
-
-    Raises:
-        UsageError: the variable is set, but this is not such a process.
-    """
-    text = environment.pop(SUPERVISED_VARIABLE, None)
-    if text is None:
-        return None
-    try:
-        return Supervised(json.loads(text))
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise UsageError(
-            f"{SUPERVISED_VARIABLE} is only for processes that a supervisor starts; unset it"
-        ) from error

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from vsgi_fcgi.settings import Count, setting
 
+SUPERVISED_VARIABLE = "VSGI_FCGI_SUPERVISED"
+"""Environment variable with the descriptors that a process gets from the supervisor, as JSON."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisorConfig:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 from vsgi_fcgi.listen.listeners import Listener
-from vsgi_fcgi.supervisor.child import SUPERVISED_VARIABLE
+from vsgi_fcgi.supervisor.config import SUPERVISED_VARIABLE
 from vsgi_fcgi.supervisor.messages import Message, receive, send
 
 _MAX_UNREAD = 4096
@@ -265,20 +265,3 @@ def starting_command() -> list[str]:
     if first.strip() == b"#!" + os.fsencode(words[0]) and os.access(words[1], os.X_OK):
         return words[1:]
     return [sys.executable, *words[1:]]
-
-
-def starting_folder() -> str | None:
-    """Return the working directory, as a path through its symbolic links if the shell knows them.
-
-    After a deployment, the link leads to the new release, and the directory itself is the old one.
-
-    Returns:
-        The path; None if the directory was removed.
-    """
-    path = os.environ.get("PWD", "")
-    try:
-        if os.path.isabs(path) and os.path.samefile(path, "."):
-            return path
-        return os.getcwd()
-    except OSError:
-        return None

@@ -7,15 +7,17 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from vsgi_fcgi.listen.listeners import Listener
-from vsgi_fcgi.listen.sharing import Sharing
 from vsgi_fcgi.listen.tcp import is_allowed
 from vsgi_fcgi.transport.closing import Peer
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.loop import READ
 from vsgi_fcgi.transport.unpatched import Socket, poll
+
+if TYPE_CHECKING:
+    from vsgi_fcgi.listen.sharing import Sharing
 
 _ROUND: Final = 64
 """Maximum number of connections that are accepted before open connections get their turn."""

@@ -8,14 +8,16 @@ worker in another thread has a result, `wake` begins a round.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from vsgi_fcgi.listen.sharing import Sharing
 from vsgi_fcgi.transport.closing import ClosableConnection, Outcome
 from vsgi_fcgi.transport.loop import AsyncWatcher, Loop, Watcher
 from vsgi_fcgi.transport.quota import Quota
 from vsgi_fcgi.transport.recorder import Recorder
 from vsgi_fcgi.transport.unpatched import get_ident
+
+if TYPE_CHECKING:
+    from vsgi_fcgi.listen.sharing import Sharing
 
 _FIRST_REQUEST = 0.5
 """Seconds that a new connection gets to send its request after a stop has begun."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import _socket  # never monkey-patched
 import contextlib
 import gc
+import json
 import logging
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,6 @@ from vsgi_fcgi.addresses import Address
 from vsgi_fcgi.children import give_up_in_children
 from vsgi_fcgi.cli import importing
 from vsgi_fcgi.cli.app_loader import load_app, parse_app_name
-from vsgi_fcgi.cli.commands.debugger import allow_debugger, with_debugger
 from vsgi_fcgi.cli.commands.listeners import (
     PUSH,
     STATUS,
@@ -38,14 +37,16 @@ from vsgi_fcgi.push.config import check_bus
 from vsgi_fcgi.server.cgi import NO_RESPONDER, CGIHandler, is_cgi
 from vsgi_fcgi.server.early_signals import EarlySignals, Stopped
 from vsgi_fcgi.server.roles import Apps
-from vsgi_fcgi.supervisor.child import Supervised, supervised
-from vsgi_fcgi.supervisor.process import starting_folder
+from vsgi_fcgi.supervisor.config import SUPERVISED_VARIABLE
 from vsgi_fcgi.transport.monkey_patching import check_patching, patch_for_greenlets
 from vsgi_fcgi.wsgi.response import App
 
 if TYPE_CHECKING:
     from vsgi_fcgi.server.server import Server
     from vsgi_fcgi.status.scoreboard import Scoreboard
+    from vsgi_fcgi.supervisor.child import Supervised
+
+# What few settings need is imported where it is used, because each import delays every start.
 
 # The apps, one for each FastCGI role that is served
 
@@ -90,6 +91,8 @@ def debugged(apps: Apps) -> Apps:
     The debugger answers some requests itself, such as those for its style sheet, with status 200.
     From an authorizer, that status would grant access to everyone.
     """
+    from vsgi_fcgi.cli.commands.debugger import with_debugger
+
     around = {
         role: with_debugger(app)
         for role, app in (("responder", apps.responder), ("filter", apps.filter))
@@ -120,7 +123,7 @@ def serve(line: CommandLine) -> int:
     """
     under_cgi = is_cgi(os.environ)
     # Not None in the processes that a supervisor starts.
-    child = supervised(os.environ)
+    child = _supervised()
     configuration = resolve(line, os.environ)
     if line.action == "print_config":
         sys.stdout.write(configuration.as_toml())
@@ -148,7 +151,7 @@ def serve(line: CommandLine) -> int:
     if options.preload and options.processes is None:
         raise UsageError("--preload needs --processes")
     addresses = addresses_of(options, default=not options.http)
-    started_in = starting_folder()
+    started_in = _starting_folder()
     options = apply_umask_and_chdir(options)
     folder = _working_folder()
     if folder is not None:
@@ -176,6 +179,26 @@ def serve(line: CommandLine) -> int:
         early.close()
 
 
+def _supervised() -> Supervised | None:
+    """Return the supervisor as this process sees it; None if no supervisor has started it.
+
+    Raises:
+        UsageError: the variable of a supervisor is set, but by something else.
+    """
+    # It is removed, so that the app and its children do not see it.
+    given = os.environ.pop(SUPERVISED_VARIABLE, None)
+    if given is None:
+        return None
+    from vsgi_fcgi.supervisor.child import Supervised
+
+    try:
+        return Supervised(json.loads(given))
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UsageError(
+            f"{SUPERVISED_VARIABLE} is only for processes that a supervisor starts; unset it"
+        ) from error
+
+
 def _open_and_serve(
     addresses: Sequence[Address],
     process: OwnProcess,
@@ -200,6 +223,8 @@ def _open_and_serve(
             _give_up_in_children(listeners, early)
         forget_sockets(os.environ)
         if options.debug:
+            from vsgi_fcgi.cli.commands.debugger import allow_debugger
+
             allow_debugger(listeners, os.environ)
         if child is None and (options.reload or options.processes is not None):
             return _supervise(process, listeners, options, started_in)
@@ -302,6 +327,9 @@ def _prepare_push(listeners: Sequence[Listener], options: Options) -> Options:
     """
     if not options.push:
         return options
+    # It imports hashlib, which takes a while.
+    import secrets
+
     # The app must know the key, so the server cannot make one up later.
     key = options.push_key or secrets.token_hex(16)
     if listeners:
@@ -313,6 +341,8 @@ def _prepare_push(listeners: Sequence[Listener], options: Options) -> Options:
 
 def _connect_others(options: Options, child: Supervised | None) -> None:
     """Exchange published items with other processes and hosts."""
+    import secrets
+
     from vsgi_fcgi.push.publishing import PROCESS, Outlet
 
     host = secrets.token_hex(8)
@@ -433,4 +463,21 @@ def _working_folder() -> str | None:
     try:
         return os.getcwd()
     except FileNotFoundError:
+        return None
+
+
+def _starting_folder() -> str | None:
+    """Return the working directory, as a path through its symbolic links if the shell knows them.
+
+    After a deployment, the link leads to the new release, and the directory itself is the old one.
+
+    Returns:
+        The path; None if the directory was removed.
+    """
+    path = os.environ.get("PWD", "")
+    try:
+        if os.path.isabs(path) and os.path.samefile(path, "."):
+            return path
+        return os.getcwd()
+    except OSError:
         return None

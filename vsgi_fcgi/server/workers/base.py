@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from functools import partial
 from io import BytesIO
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vsgi_fcgi.protocol import Role
 from vsgi_fcgi.server.disconnect import RequestInput
 from vsgi_fcgi.server.exchange import Exchange, RequestHandle
 from vsgi_fcgi.server.roles import ROLE_NAMES, Apps
-from vsgi_fcgi.server.stacks import Place
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
 from vsgi_fcgi.wsgi.environ import Environ, ErrorStream, base_environ, make_environ
 from vsgi_fcgi.wsgi.response import App, StartResponse, run_app
+
+if TYPE_CHECKING:
+    from vsgi_fcgi.server.stacks import Place
 
 
 class Pool(Protocol):

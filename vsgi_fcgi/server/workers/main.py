@@ -14,16 +14,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from sys import getrefcount
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from greenlet import getcurrent, greenlet
 
 from vsgi_fcgi.server.exchange import Exchange
-from vsgi_fcgi.server.stacks import Place, stack_of
 from vsgi_fcgi.transport import thread_affinity as contract
 from vsgi_fcgi.transport.thread_affinity import main_only
 from vsgi_fcgi.transport.unpatched import get_ident
+
+if TYPE_CHECKING:
+    from vsgi_fcgi.server.stacks import Place
 
 _TURN = 0.002
 """Seconds for which apps run before responses are sent and connections are read."""
@@ -107,6 +109,9 @@ class MainWorker:
 
     def stack(self, ident: int) -> list[Place]:
         """Return where the app is."""
+        # Imported already by the modules that call this, which few servers need.
+        from vsgi_fcgi.server.stacks import stack_of
+
         return stack_of(ident, self._greenlet)
 
     @main_only

@@ -6,15 +6,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vsgi_fcgi.server.exchange import Exchange
 from vsgi_fcgi.server.mailbox import Mailbox
-from vsgi_fcgi.server.stacks import Place, stack_of
 from vsgi_fcgi.transport import thread_affinity as contract
 from vsgi_fcgi.transport.loop import Loop
 from vsgi_fcgi.transport.thread_affinity import main_only
 from vsgi_fcgi.transport.unpatched import Lock, allocate_lock, get_ident
+
+if TYPE_CHECKING:
+    from vsgi_fcgi.server.stacks import Place
 
 _QUICK: Final = 0.001
 """Seconds (1 ms): a request that took less was not worth waking another thread."""
@@ -137,6 +139,9 @@ class ThreadPool:
 
     def stack(self, ident: int) -> list[Place]:
         """Return where a thread is."""
+        # Imported already by the modules that call this, which few servers need.
+        from vsgi_fcgi.server.stacks import stack_of
+
         return stack_of(ident)
 
     @main_only
