@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import click
 from flask.cli import NoAppException, ScriptInfo
 
@@ -32,7 +30,7 @@ def fcgi(words: tuple[str, ...]) -> None:
     """Serve the app to a web server through FastCGI, with the options of vsgi-fcgi."""
     try:
         line = parse(words, "flask fcgi")
-        status = serve(replace(line, given={**line.given, "app": _APP}))
+        status = serve(line._replace(given={**line.given, "app": _APP}))
     except UsageError as error:
         traceback = error.traceback if isinstance(error, AppLoadError) else ""
         raise UsageProblem(f"{traceback}{error}") from error

@@ -9,10 +9,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from vsgi_fcgi.exceptions import AppLoadError, UsageError
 from vsgi_fcgi.listen.ownership import user_of
@@ -20,8 +19,7 @@ from vsgi_fcgi.listen.ownership import user_of
 DEFAULT_NAMES = ("application", "app")
 
 
-@dataclass(frozen=True, slots=True)
-class AppName:
+class AppName(NamedTuple):
     """The parsed name of an app.
 
     Attributes:

@@ -6,8 +6,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, TypeVar
 
 from vsgi_fcgi.cli.log_setup import configure_logging
 from vsgi_fcgi.cli.pid_file import PidFile
@@ -176,8 +176,7 @@ def _setproctitle() -> Callable[[str], object]:
 # ``--user`` and ``--group``: the identity of the process once its sockets are open.
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """User and group that the process changes to.
 
     Attributes:

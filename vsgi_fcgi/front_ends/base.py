@@ -109,8 +109,7 @@ def decoded_paths(encoded: str) -> tuple[str, str]:
 # For the doctor.
 
 
-@dataclass(frozen=True, slots=True)
-class Remedy:
+class Remedy(NamedTuple):
     """Lines of a configuration that solve a problem.
 
     Attributes:

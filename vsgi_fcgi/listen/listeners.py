@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vsgi_fcgi.addresses import (
     AbstractAddress,
@@ -354,8 +354,7 @@ _UNNAMED = "unknown"
 """Name that sd_listen_fds_with_names(3) gives to sockets without a name."""
 
 
-@dataclass(frozen=True, slots=True)
-class PassedSocket:
+class PassedSocket(NamedTuple):
     """Socket that systemd has opened.
 
     Attributes:

@@ -8,6 +8,7 @@ import pwd
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vsgi_fcgi.exceptions import ListenError, UsageError
 from vsgi_fcgi.settings import Octal, setting
@@ -18,8 +19,7 @@ _LAST_ID = 2**32 - 2
 """Largest number of a user or group. To the kernel, the next number means "do not change"."""
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """User account. Only `uid` is set for a number that is not in the user database.
 
     Attributes:
@@ -151,8 +151,7 @@ class SocketConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class SocketOwnership:
+class SocketOwnership(NamedTuple):
     """Access rights that a UNIX socket gets before it accepts connections.
 
     Attributes:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from vsgi_fcgi.exceptions import UsageError
 
@@ -48,8 +47,7 @@ an event that did not happen. They are ints because Python formats a float much 
 # * `statuses`, `status_of`, `milliseconds`, `roles`, `header`, `pid` and `pid_of_gunicorn`.
 
 
-@dataclass(frozen=True, slots=True)
-class Atom:
+class Atom(NamedTuple):
     """One value of an access log line.
 
     Attributes:

@@ -6,9 +6,9 @@ import importlib
 import json
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from vsgi_fcgi.cli import importing
 from vsgi_fcgi.exceptions import UsageError
@@ -37,16 +37,14 @@ ARGUMENTS = {"app": "APP", "program": "PROGRAM", "status_address": "ADDRESS", "r
 """The positional arguments of the command line, by the names of the fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """A command line for the manual page, with its purpose."""
 
     text: str
     words: str
 
 
-@dataclass(frozen=True, slots=True)
-class SubjectHelp:
+class SubjectHelp(NamedTuple):
     """What ``--help`` shows of a command with one subject, as in ``config nginx --help``.
 
     Attributes:
@@ -220,8 +218,7 @@ def variable_name(field_name: str) -> str:
 # How a setting of each type is written: as text (options, variables) and in TOML.
 
 
-@dataclass(frozen=True, slots=True)
-class Converter:
+class Converter(NamedTuple):
     """Converts the values of a setting from text and TOML, and back to TOML.
 
     Attributes:

@@ -7,8 +7,8 @@ import sys
 import textwrap
 from argparse import Action, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import Field, dataclass
-from typing import Any, NoReturn
+from dataclasses import Field
+from typing import Any, NamedTuple, NoReturn
 
 from vsgi_fcgi.cli.commands import COMMANDS, SERVE
 from vsgi_fcgi.cli.settings.command import GROUPS, Command, Converter, option_name
@@ -26,8 +26,7 @@ EXIT_STATUSES = {
 SHELLS = ("bash", "zsh", "tcsh")
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLine:
+class CommandLine(NamedTuple):
     """A parsed command line.
 
     Attributes:

@@ -6,8 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from vsgi_fcgi.cli.commands import COMMANDS, SERVE
 from vsgi_fcgi.cli.settings.command import GROUPS, Command, key_name, option_name, variable_name
@@ -19,8 +18,7 @@ from vsgi_fcgi.settings import nearest
 DEFAULT = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(NamedTuple):
     """The settings to use.
 
     Attributes:
