@@ -103,7 +103,8 @@ def test_a_slow_request_has_fields_and_the_place_in_a_json_log() -> None:
     found = json.loads(JsonFormatter().format(record))
     assert found["extra"]["method"] == "GET"
     assert found["extra"]["uri"] == "/stuck?a=1"
-    assert 0 <= found["extra"]["queued"] < found["extra"]["run"]
+    assert found["extra"]["queued"] >= 0
+    assert found["extra"]["run"] >= 0.05
     stack = found["stack"]
     # It begins with the app, not with the server's calls around it.
     assert stack.splitlines()[1].startswith(f'  File "{__file__}"')
