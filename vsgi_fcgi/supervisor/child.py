@@ -88,12 +88,11 @@ class Supervised:
         self.on_published: Callable[[bytes], object] | None = None
         self._published = PublishedParts()
         self.is_template = bool(given["is_template"])
-        table, slot = given["table"]
         self.scoreboard: int | None = given["scoreboard"]
-        for kept in (given["control"], table, self.scoreboard):
+        for kept in (given["control"], given["table"], self.scoreboard):
             if kept is not None:
                 os.set_inheritable(kept, False)
-        self.sharing = Sharing(table, slot)
+        self.sharing = Sharing(given["table"], given["slot"])
         self._control.settimeout(_INTERVAL if self._watched else None)
         self._state = "loading"
         self._state_when_up = "serving"

@@ -11,10 +11,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
 
-from vsgi_fcgi.listen.listeners import Listener
 from vsgi_fcgi.supervisor.config import SUPERVISED_VARIABLE
 from vsgi_fcgi.supervisor.messages import Message, receive, send
 
@@ -26,24 +24,16 @@ _MAX_UNREAD_BYTES = 16 * 1024 * 1024
 
 
 class AppProcess:
-    """A process with the listening sockets of its parent.
+    """A process that is connected with the supervisor by a socket of messages.
 
-    A socket of messages connects the two. When it closes, the process knows that the supervisor has
-    ended.
+    When the socket closes, the process knows that the supervisor has ended.
 
     Args:
-        command: the command line that starts it.
-        folder: its working directory; None for that of the parent.
-        listeners: the sockets on which it accepts.
         generation: the number of the reload that it belongs to.
-        watched: whether it reports the files that the app has imported.
-        is_template: whether it only loads the app, for `fork`.
-        table: the table of the numbers of connections, and the slot of this process.
-        scoreboard: the descriptor of the scoreboard; None if there is none.
-        host: identifies the supervisor, among those that use the same bus.
+        slot: its slot in the table of the numbers of connections; -1 if it has none.
+        is_template: it only loads the app, and other processes are forked from it.
 
     Attributes:
-        generation: the number of the reload that it belongs to.
         started: start time in seconds since the epoch.
         born: start time on the monotonic clock, in seconds.
         served: when it began to serve, on the monotonic clock; None before.
@@ -54,86 +44,16 @@ class AppProcess:
         idle: it had nothing to do for ``--idle-exit`` seconds.
         kill_at: monotonic time at which to kill it; None if it was not asked to stop.
         closed: it has closed the socket and sends no more messages.
-        control: the socket of messages.
-        is_template: it only loads the app, and other processes are forked from it.
         unread: published messages that wait until it reads.
         dropped: published messages that it did not get, until this was logged.
-        slot: its slot in the table of the numbers of connections; -1 if it has none.
         pid: the process id; 0 until a forked process has reported it.
         status: exit status, or minus the number of a signal; None while it runs.
-
-    Raises:
-        OSError: the system allows no more processes, or no more descriptors.
     """
 
-    control: _socket.socket
-    _popen: subprocess.Popen[bytes] | None = None
-
-    def __init__(
-        self,
-        command: Sequence[str],
-        folder: str | None,
-        listeners: Sequence[Listener],
-        generation: int,
-        *,
-        watched: bool = False,
-        is_template: bool = False,
-        table: tuple[int, int],
-        scoreboard: int | None = None,
-        host: str = "",
-    ) -> None:
-        theirs = self._set_up(generation, table[1])
-        self.is_template = is_template
-        passed = [(item.sock.fileno(), item.uri, item.shared, item.inherited) for item in listeners]
-        given = {
-            "control": theirs.fileno(),
-            "listeners": passed,
-            "watched": watched,
-            "is_template": is_template,
-            "table": table,
-            "scoreboard": scoreboard,
-            "host": host,
-        }
-        kept = [] if scoreboard is None else [scoreboard]
-        try:
-            popen = subprocess.Popen(  # nosec B603 # the command line of this process
-                command,
-                cwd=folder,
-                env={**os.environ, SUPERVISED_VARIABLE: json.dumps(given)},
-                pass_fds=[theirs.fileno(), table[0], *kept, *(fd for fd, *_ in passed)],
-            )
-        except BaseException:
-            self.control.close()
-            raise
-        finally:
-            theirs.close()
-        self._popen = popen
-        self.pid = popen.pid
-
-    def fork(self, slot: int) -> Self | None:
-        """Let a template fork a process that serves.
-
-        Args:
-            slot: the slot of the process in the table of the numbers of connections.
-
-        Returns:
-            The process; None if the template takes no messages.
-        """
-        process = type(self).__new__(type(self))
-        theirs = process._set_up(self.generation, slot)
-        sent = self.tell({"do": "fork", "slot": slot}, [theirs.fileno()])
-        theirs.close()
-        if sent:
-            return process
-        process.close()
-        return None
-
-    def _set_up(self, generation: int, slot: int) -> _socket.socket:
-        """Set the attributes, and return the socket for the process."""
-        self.slot = slot
-        self.pid = 0
-        self.is_template = False
+    def __init__(self, generation: int, slot: int, *, is_template: bool = False) -> None:
         self.generation = generation
+        self.slot = slot
+        self.is_template = is_template
         self.started = time.time()
         self.born = time.monotonic()
         self.served: float | None = None
@@ -144,13 +64,70 @@ class AppProcess:
         self.idle = False
         self.kill_at: float | None = None
         self.closed = False
-        self.status: int | None = None
         self.unread: deque[Message] = deque()
         self._unread_bytes = 0
         self.dropped = 0
-        self.control, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        self.control.setblocking(False)
-        return theirs
+        self.pid = 0
+        self.status: int | None = None
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._control, self._theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+
+    def start(
+        self,
+        command: Sequence[str],
+        folder: str | None,
+        given: Mapping[str, object],
+        fds: Sequence[int],
+    ) -> None:
+        """Start the process.
+
+        Args:
+            command: the command line.
+            folder: the working directory; None for that of this process.
+            given: what `vsgi_fcgi.supervisor.child.Supervised` gets, as JSON.
+            fds: the descriptors that it names.
+
+        Raises:
+            OSError: the system allows no more processes, or no more descriptors.
+        """
+        control = self._theirs.fileno()
+        given = {
+            **given,
+            "control": control,
+            "slot": self.slot,
+            "is_template": self.is_template,
+        }
+        try:
+            self._popen = subprocess.Popen(  # nosec B603 # the command line of this process
+                command,
+                cwd=folder,
+                env={**os.environ, SUPERVISED_VARIABLE: json.dumps(given)},
+                pass_fds=[control, *fds],
+            )
+        except BaseException:
+            self._control.close()
+            raise
+        finally:
+            self._theirs.close()
+        self.pid = self._popen.pid
+
+    def fork(self, slot: int) -> AppProcess | None:
+        """Let a template fork a process that serves.
+
+        Args:
+            slot: the slot of the process in the table of the numbers of connections.
+
+        Returns:
+            The process; None if the template takes no messages.
+        """
+        process = AppProcess(self.generation, slot)
+        sent = self.tell({"do": "fork", "slot": slot}, [process._theirs.fileno()])
+        process._theirs.close()
+        if sent:
+            return process
+        process.close()
+        return None
 
     @property
     def is_up(self) -> bool:
@@ -160,13 +137,13 @@ class AppProcess:
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there are messages."""
-        return self.control.fileno()
+        return self._control.fileno()
 
     def messages(self) -> Iterator[tuple[Message, list[int]]]:
         """Yield the messages since the last call. Sets `closed` at the end of the socket."""
         while not self.closed:
             try:
-                found = receive(self.control)
+                found = receive(self._control)
             except BlockingIOError:
                 return
             if found is None:
@@ -181,7 +158,7 @@ class AppProcess:
             Whether it was sent. It was not if the process has ended or reads no messages.
         """
         try:
-            send(self.control, message, fds)
+            send(self._control, message, fds)
         except OSError:
             return False
         return True
@@ -236,7 +213,7 @@ class AppProcess:
     def close(self) -> None:
         """Close the socket to the process, which has ended."""
         self.unread.clear()
-        self.control.close()
+        self._control.close()
 
     def describe_end(self) -> str:
         """Describe how it has ended."""

@@ -15,12 +15,7 @@ from typing import Final
 from vsgi_fcgi.listen.listeners import Listener
 from vsgi_fcgi.supervisor.messages import Message
 from vsgi_fcgi.supervisor.process import AppProcess
-from vsgi_fcgi.supervisor.supervisor import (
-    Supervisor,
-    exit_status,
-    signals_into,
-    wakeup_sockets,
-)
+from vsgi_fcgi.supervisor.supervisor import Supervisor, exit_status, signals_as_bytes
 from vsgi_fcgi.supervisor.watcher import Watch
 
 _MAX_DRAINING: Final = 4
@@ -49,7 +44,7 @@ def supervise_and_watch(
     Raises:
         UsageError: watchfiles is not installed, or a path of ``extra`` does not exist.
     """
-    with wakeup_sockets() as (sending, receiving):
+    with signals_as_bytes() as (sending, receiving):
 
         def wake() -> None:
             # If the socket is full, the supervisor wakes up anyway.
@@ -57,8 +52,8 @@ def supervise_and_watch(
                 sending.send(b"\0")
 
         watch = Watch(extra, wake)
-        supervisor = ReloadingSupervisor(listeners, grace, folder, receiving, watch)
-        with signals_into(sending), contextlib.closing(supervisor):
+        supervisor = ReloadingSupervisor(listeners, receiving, watch, grace, folder)
+        with contextlib.closing(supervisor):
             watch.start()
             try:
                 return supervisor.run()
@@ -74,10 +69,10 @@ class ReloadingSupervisor(Supervisor):
 
     Args:
         listeners: the sockets on which the processes accept.
-        grace: seconds that running requests have to end.
-        folder: the working directory of the processes; None for that of the supervisor.
         wakeups: receives a byte for each signal and for each report of the watch.
         watch: reports which files have changed.
+        grace: seconds that running requests have to end.
+        folder: the working directory of the processes; None for that of the supervisor.
     """
 
     watched = True
@@ -86,12 +81,12 @@ class ReloadingSupervisor(Supervisor):
     def __init__(
         self,
         listeners: Sequence[Listener],
-        grace: float,
-        folder: str | None,
         wakeups: socket.socket,
         watch: Watch,
+        grace: float,
+        folder: str | None,
     ) -> None:
-        super().__init__(listeners, 1, grace, None, False, folder, wakeups)
+        super().__init__(listeners, wakeups, count=1, grace=grace, folder=folder)
         self._watch = watch
         self._here = os.getcwd()
         self._begun = False

@@ -90,36 +90,34 @@ def supervise(
     """
     for listener in listeners:
         listener.shared = True
-    with wakeup_sockets() as (sending, receiving):
-        count, timeout = config.process_count, config.start_timeout
-        supervisor = Supervisor(listeners, count, grace, timeout, config.preload, folder, receiving)
-        supervisor.scoreboard = scoreboard
-        more = [signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU]
-        if recording:
-            more.append(signal.SIGUSR2)
-        with signals_into(sending, more), contextlib.closing(supervisor):
+    more = [signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU]
+    if recording:
+        more.append(signal.SIGUSR2)
+    with signals_as_bytes(more) as (_, receiving):
+        supervisor = Supervisor(
+            listeners,
+            receiving,
+            count=config.process_count,
+            grace=grace,
+            folder=folder,
+            start_timeout=config.start_timeout,
+            preload=config.preload,
+            scoreboard=scoreboard,
+        )
+        with contextlib.closing(supervisor):
             return supervisor.run()
 
 
 @contextlib.contextmanager
-def wakeup_sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Return a pair of sockets whose second one is readable after a wake-up."""
-    sending, receiving = socket.socketpair()
-    with sending, receiving:
-        for end in (sending, receiving):
-            end.setblocking(False)
-        yield sending, receiving
-
-
-@contextlib.contextmanager
-def signals_into(sending: socket.socket, more: Sequence[signal.Signals] = ()) -> Iterator[None]:
-    """Send the number of each signal as a byte to a socket.
+def signals_as_bytes(
+    more: Sequence[signal.Signals] = (),
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Return a pair of sockets. The second one receives the number of each signal as a byte.
 
     Afterwards the signals that stop have no effect: this process is about to end, and another
     signal must not prevent the removal of its socket files.
 
     Args:
-        sending: the socket.
         more: signals that are handled besides those that stop, reload and reopen files.
     """
     connected = False
@@ -129,20 +127,24 @@ def signals_into(sending: socket.socket, more: Sequence[signal.Signals] = ()) ->
         if not connected:
             sending.send(bytes((number,)))
 
-    early = EarlySignals.installed()
-    came = [] if early is None else early.hand_over(handle)
-    wakeup = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
-    connected = True
-    for number in (*STOPPING, *filter(is_free, (*IF_FREE, *more))):
-        signal.signal(number, handle)
-    on_child = signal.signal(signal.SIGCHLD, handle)
-    for early_one in came:
-        sending.send(bytes((early_one,)))
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGCHLD, on_child)
+    sending, receiving = socket.socketpair()
+    with sending, receiving:
+        sending.setblocking(False)
+        receiving.setblocking(False)
+        early = EarlySignals.installed()
+        came = [] if early is None else early.hand_over(handle)
+        wakeup = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+        connected = True
+        for number in (*STOPPING, *filter(is_free, (*IF_FREE, *more))):
+            signal.signal(number, handle)
+        on_child = signal.signal(signal.SIGCHLD, handle)
+        for early_one in came:
+            sending.send(bytes((early_one,)))
+        try:
+            yield sending, receiving
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            signal.signal(signal.SIGCHLD, on_child)
 
 
 class Supervisor:
@@ -150,23 +152,22 @@ class Supervisor:
 
     A subclass may start them for another reason than that one is missing; see `act`.
 
+    Args:
+        listeners: the sockets on which the processes accept.
+        wakeups: receives a byte for each signal.
+        count: the number of processes.
+        grace: seconds that running requests have to end.
+        folder: the working directory of the processes; None for that of the supervisor.
+        start_timeout: seconds that a process may take to load the app; None for no limit.
+        preload: whether processes are forked from one that has loaded the app.
+        scoreboard: where the processes say what they do; None for nowhere.
+
     Attributes:
         processes: all processes that run, the oldest first.
-        grace: seconds that running requests have to end.
         stopping: when the stop began, on the monotonic clock; None before.
         status: the exit status of the supervisor.
         watched: whether the processes report the files that the app has imported.
         fast: the signals that stop without waiting for requests.
-        scoreboard: where the processes say what they do; None for nowhere.
-
-    Args:
-        listeners: the sockets on which the processes accept.
-        count: the number of processes.
-        grace: seconds that running requests have to end.
-        start_timeout: seconds that a process may take to load the app; None for no limit.
-        preload: whether processes are forked from one that has loaded the app.
-        folder: the working directory of the processes; None for that of the supervisor.
-        wakeups: receives a byte for each signal.
     """
 
     watched = False
@@ -175,26 +176,28 @@ class Supervisor:
     def __init__(
         self,
         listeners: Sequence[Listener],
+        wakeups: socket.socket,
+        *,
         count: int,
         grace: float,
-        start_timeout: float | None,
-        preload: bool,
         folder: str | None,
-        wakeups: socket.socket,
+        start_timeout: float | None = None,
+        preload: bool = False,
+        scoreboard: Scoreboard | None = None,
     ) -> None:
         self.processes: list[AppProcess] = []
-        self.scoreboard: Scoreboard | None = None
-        self.grace = grace
         self.stopping: float | None = None
         self.status = 0
         self._listeners = listeners
+        self._wakeups = wakeups
         self._count = count
+        self._grace = grace
+        self._folder = folder
         self._start_timeout = start_timeout
         self._preload = preload
+        self._scoreboard = scoreboard
         if preload:
             _adopt_orphans()
-        self._folder = folder
-        self._wakeups = wakeups
         self._selector = selectors.DefaultSelector()
         self._selector.register(wakeups, selectors.EVENT_READ)
         self._command = starting_command()
@@ -209,9 +212,22 @@ class Supervisor:
         self._alive_at = 0.0
         self._moving: deque[tuple[Message, list[int]]] = deque()
         self._turn = -1
-        self._host = secrets.token_hex(8)
         self._table = make_table()
         self._sharing = Sharing(os.dup(self._table), -1)
+        # What every process gets.
+        board = None if scoreboard is None else scoreboard.fd
+        sockets = [
+            (each.sock.fileno(), each.uri, each.shared, each.inherited) for each in listeners
+        ]
+        self._given = {
+            "listeners": sockets,
+            "watched": self.watched,
+            "table": self._table,
+            "scoreboard": board,
+            # Identifies this supervisor, among those that use the same bus.
+            "host": secrets.token_hex(8),
+        }
+        self._fds = [self._table, *(fd for fd, *_ in sockets), *([] if board is None else [board])]
 
     def _report(self, problem: str) -> None:
         _logger.warning("%s", problem)
@@ -261,7 +277,7 @@ class Supervisor:
         others = [each for each in processes if each not in staying and each.is_up]
         if processes and all(each.is_up and each.idle for each in processes):
             _logger.info("stopping: all processes are idle")
-            self.stop(self.grace)
+            self.stop(self._grace)
             return
         # A process retires when another one serves in its place.
         spare = len(up) + len(others) - self._count
@@ -269,8 +285,8 @@ class Supervisor:
             self.retire(each)
         if self._reloading and len(up) >= self._count:
             self._reloading = False
-            if self.scoreboard is not None:
-                self.scoreboard.count("reloads")
+            if self._scoreboard is not None:
+                self._scoreboard.count("reloads")
             self._stop_templates()
             _logger.info("reloaded: all processes serve the new version")
             self._say_ready()
@@ -328,17 +344,11 @@ class Supervisor:
         slot = next((slot for slot in range(SLOTS) if slot not in used), -1)
         if template is not None:
             return template.fork(slot)
-        return AppProcess(
-            self._command,
-            self._folder,
-            self._listeners,
-            self._generation,
-            watched=self.watched,
-            is_template=self._preload,
-            table=(self._table, -1 if self._preload else slot),
-            scoreboard=None if self.scoreboard is None else self.scoreboard.fd,
-            host=self._host,
+        process = AppProcess(
+            self._generation, -1 if self._preload else slot, is_template=self._preload
         )
+        process.start(self._command, self._folder, self._given, self._fds)
+        return process
 
     def _stop_templates(self) -> None:
         """Stop the templates of other generations than the current one."""
@@ -349,7 +359,7 @@ class Supervisor:
     def retire(self, process: AppProcess) -> None:
         """Let a process stop, while others continue."""
         _logger.info("process %d retires", process.pid)
-        process.stop({"do": "retire"}, self.grace + _KILL_AFTER)
+        process.stop({"do": "retire"}, self._grace + _KILL_AFTER)
 
     def _receive(self, process: AppProcess) -> None:
         """Receive the messages of a process."""
@@ -443,7 +453,7 @@ class Supervisor:
         process.kill_at = None
         if process.retired:
             # The message came while it loaded the app. Requests may have begun since.
-            process.kill_at = process.served + self.grace + _KILL_AFTER
+            process.kill_at = process.served + self._grace + _KILL_AFTER
         if not self._has_served and not process.is_template:
             self._has_served = True
             self._say_ready()
@@ -482,8 +492,8 @@ class Supervisor:
                 return
             if not pid:
                 return
-            if self.scoreboard is not None:
-                self.scoreboard.take_over(pid)
+            if self._scoreboard is not None:
+                self._scoreboard.take_over(pid)
             for process in [each for each in self.processes if each.pid == pid]:
                 process.ended(os.waitstatus_to_exitcode(status))
                 self._receive(process)
@@ -508,8 +518,8 @@ class Supervisor:
             return
         age = time.monotonic() - (process.served or process.born)
         what = "while it loaded the app" if process.served is None else f"after {age:.1f} s"
-        if self.scoreboard is not None:
-            self.scoreboard.count("worker_deaths")
+        if self._scoreboard is not None:
+            self._scoreboard.count("worker_deaths")
         _logger.error(
             "process %d has ended unexpectedly (%s) %s", process.pid, process.describe_end(), what
         )
@@ -628,7 +638,7 @@ class Supervisor:
         now = time.monotonic()
         if self.stopping is None:
             _logger.info("%s: stopping", number.name)
-            self.stop(0.0 if number in self.fast else self.grace)
+            self.stop(0.0 if number in self.fast else self._grace)
         elif now - self.stopping >= _SAME_SIGNAL:
             _logger.warning("a second signal came (%s): exiting immediately", number.name)
             for process in list(self.processes):
@@ -656,7 +666,7 @@ class Supervisor:
         Args:
             status: the exit status.
         """
-        self.stop(self.grace)
+        self.stop(self._grace)
         self.status = status
 
     def _kill_overdue(self) -> None:
