@@ -1,18 +1,14 @@
-"""Notifications to the service manager, systemd: sd_notify(3).
-
-`vsgi_fcgi.server.notify` sends those of a process that serves without a supervisor.
-"""
+"""Notifications to the service manager, systemd: sd_notify(3)."""
 
 from __future__ import annotations
 
 import _socket  # never monkey-patched; see `vsgi_fcgi.listen.listeners`
 import os
-import time
 from collections.abc import Callable, Mapping
 
 
 class ServiceManager:
-    """Sends the state of a supervisor to the service manager.
+    """Sends the state of this process to the service manager.
 
     Sending never waits, and an error in sending is only reported.
 
@@ -47,33 +43,9 @@ class ServiceManager:
         address = notify_address(environ)
         return None if address is None else cls(address, watchdog_interval(environ), report)
 
-    def ready(self, status: str) -> None:
-        """Report that connections are accepted, at the start and after a reload.
-
-        Args:
-            status: a line for ``systemctl status``.
-        """
-        self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={status}\n")
-
-    def reloading(self) -> None:
-        """Report that a reload has begun. `ready` ends it."""
-        # Type=notify-reload compares this time with that of its signal (systemd 253).
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={now}\nSTATUS=reloading\n")
-
-    def stopping(self) -> None:
-        """Report that no more connections are accepted."""
-        self._send("STOPPING=1\nSTATUS=stopping\n")
-
-    def alive(self) -> None:
-        """Send the message that the watchdog expects."""
-        self._send("WATCHDOG=1\n")
-
-    def close(self) -> None:
-        """Stop sending."""
-        self._sock.close()
-
-    def _send(self, message: str) -> None:
+    def send(self, **state: object) -> None:
+        """Send variables, such as ``READY=1``."""
+        message = "".join(f"{name}={value}\n" for name, value in state.items())
         try:
             self._sock.sendto(message.encode("utf-8", "surrogateescape"), self._address)
         except OSError as error:
@@ -81,6 +53,14 @@ class ServiceManager:
             if report is not None:
                 name = self._address.replace("\0", "@")
                 report(f"cannot notify the service manager at NOTIFY_SOCKET={name}: {error}")
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Stop sending."""
+        self._sock.close()
 
 
 def notify_address(environ: Mapping[str, str]) -> str | None:

@@ -34,6 +34,7 @@ from vsgi_fcgi.server.main_context_calls import Stats
 from vsgi_fcgi.server.roles import Apps
 from vsgi_fcgi.server.signals import Signals
 from vsgi_fcgi.server.workers.threads import WorkerThread
+from vsgi_fcgi.service_manager import ServiceManager
 from vsgi_fcgi.settings import make_settings
 from vsgi_fcgi.transport.acceptor import Acceptor
 from vsgi_fcgi.transport.handover import Handover, State
@@ -379,14 +380,8 @@ class Server:
             log.info("vsgi_fcgi %s, %s", __version__, BUILD)
             for acceptor in self._acceptors:
                 acceptor.start()
-            if with_notifier and "NOTIFY_SOCKET" in os.environ:
-                from vsgi_fcgi.server.notify import Notifier
-
-                self._notifier = Notifier.wanted(
-                    context.services, context.calls.stats, context.dispatcher, self.uris
-                )
-                if self._notifier is not None:
-                    self._notifier.ready()
+            if with_notifier:
+                self._notifier = self._make_notifier(context)
             for begin in self.at_start:
                 begin()
             # After the message to a supervisor: whatever waits for these lines may signal it now.
@@ -421,6 +416,18 @@ class Server:
             log.stop(_LOG_FLUSH)
             self._lost += context.connections.late
         return 1 if self._lost else 0
+
+    def _make_notifier(self, context: MainContext) -> Notifier | None:
+        """Report to the service manager that connections are accepted, if it expects that."""
+        manager = ServiceManager.wanted(os.environ, functools.partial(self._log.warning, "%s"))
+        if manager is None:
+            return None
+        from vsgi_fcgi.server.notify import Notifier
+
+        what = context.services, context.calls.stats, context.dispatcher
+        notifier = Notifier(manager, *what, self.uris)
+        notifier.ready()
+        return notifier
 
     def _announce(self, listener: Listener, allowed: frozenset[str] | None) -> None:
         self._log.info("listening on %s", listener.uri)

@@ -544,7 +544,9 @@ class Supervisor:
         """Replace all processes by new ones, which load the app again."""
         _logger.info("SIGHUP: reloading")
         if self._manager is not None:
-            self._manager.reloading()
+            # Type=notify-reload compares this time with that of its signal (systemd 253).
+            now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            self._manager.send(RELOADING=1, MONOTONIC_USEC=now, STATUS="reloading")
         for each in list(self.processes):
             if each.state == "loading":
                 # It may have reported that it serves.
@@ -587,7 +589,7 @@ class Supervisor:
         if self._manager is not None:
             names = ", ".join(listener.uri for listener in self._listeners[:3])
             status = f"{self._count} processes on {names}{problem and f'; {problem}'}"
-            self._manager.ready(status)
+            self._manager.send(READY=1, MAINPID=os.getpid(), STATUS=status)
 
     def _keep_alive(self) -> None:
         """Tell the service manager's watchdog that this process is not stuck."""
@@ -595,7 +597,7 @@ class Supervisor:
             now = time.monotonic()
             if now >= self._alive_at:
                 self._alive_at = now + self._manager.watchdog / 2
-                self._manager.alive()
+                self._manager.send(WATCHDOG=1)
 
     # Signals
 
@@ -653,7 +655,7 @@ class Supervisor:
         """
         self.stopping = time.monotonic()
         if self._manager is not None:
-            self._manager.stopping()
+            self._manager.send(STOPPING=1, STATUS="stopping")
         for listener in self._listeners:
             listener.unlink()
             listener.refuse()
