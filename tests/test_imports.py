@@ -145,6 +145,12 @@ def test_an_option_loads_its_modules(module: str, tmp_path: Path) -> None:
     assert module in loaded_while_serving(tmp_path, *OPTIONAL[module])
 
 
+def test_processes_of_a_supervisor_load_nothing_that_reload_needs(tmp_path: Path) -> None:
+    loaded = loaded_while_serving(tmp_path, "--processes", "1")
+    assert "vsgi_fcgi.supervisor.child" in loaded
+    assert not loaded & {"vsgi_fcgi.supervisor.watched", "vsgi_fcgi.supervisor.watcher"}
+
+
 @pytest.mark.parametrize("option", ["--static /files=.", "--debug"])
 def test_werkzeug_is_loaded_by_the_options_that_use_it(option: str, tmp_path: Path) -> None:
     http = ("--http", f"127.0.0.1:{free_port()}")

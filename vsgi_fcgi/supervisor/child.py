@@ -5,14 +5,11 @@ from __future__ import annotations
 import _socket  # never monkey-patched; see `vsgi_fcgi.listen.listeners`
 import errno
 import gc
-import json
 import logging
 import os
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vsgi_fcgi.addresses import DescriptorAddress
 from vsgi_fcgi.exceptions import AppLoadError, UsageError
@@ -20,7 +17,6 @@ from vsgi_fcgi.listen.listeners import Listener, open_listener
 from vsgi_fcgi.listen.sharing import Sharing
 from vsgi_fcgi.native_threads import allocate_lock, start_new_thread
 from vsgi_fcgi.supervisor.messages import (
-    MESSAGE_SIZE,
     Message,
     PublishedParts,
     close_all,
@@ -28,35 +24,18 @@ from vsgi_fcgi.supervisor.messages import (
     send,
     split_published,
 )
-from vsgi_fcgi.supervisor.watched import ErrorPage, files_of_error, imported_files
-from vsgi_fcgi.supervisor.watcher import MAX_FILES, Stamp, stamp_since
+
+if TYPE_CHECKING:
+    from vsgi_fcgi.server.server import Server
+    from vsgi_fcgi.supervisor.watched import ErrorPage, ImportedFiles
 
 _INTERVAL = 1.0
 """Seconds between two checks for newly imported modules, under ``--reload``."""
-
-_MAX_PATHS = MESSAGE_SIZE // 2
-"""Bytes of paths in a message. JSON may make them longer."""
 
 _logger = logging.getLogger("vsgi_fcgi.supervisor")
 
 # Taken before gevent can patch them: its `fork` watches the child with a loop of this process.
 _fork, _waitpid = os.fork, os.waitpid
-
-
-class Served(Protocol):
-    """The server, as this module uses it."""
-
-    at_start: list[Callable[[], object]]
-    supervisor: Any
-
-    def end(self, grace: float | None) -> None:
-        """Stop. Callable from any thread."""
-
-    def retire(self) -> None:
-        """Stop accepting, and stop when all requests have ended. Callable from any thread."""
-
-    def take_over(self, fd: int, state: Message) -> None:
-        """Take over a connection from a process that retires. Callable from any thread."""
 
 
 class Supervised:
@@ -83,7 +62,11 @@ class Supervised:
             listener.uri, listener.shared, listener.supervised = uri, shared, True
             self.listeners.append(listener)
             self._inherited.append(bool(inherited))
-        self._watched = bool(given["watched"])
+        self._imports: ImportedFiles | None = None
+        if given["watched"]:
+            from vsgi_fcgi.supervisor.watched import ImportedFiles
+
+            self._imports = ImportedFiles()
         self.host = str(given["host"])
         self.on_published: Callable[[bytes], object] | None = None
         self._published = PublishedParts()
@@ -93,14 +76,11 @@ class Supervised:
             if kept is not None:
                 os.set_inheritable(kept, False)
         self.sharing = Sharing(given["table"], given["slot"])
-        self._control.settimeout(_INTERVAL if self._watched else None)
+        self._control.settimeout(None if self._imports is None else _INTERVAL)
         self._state = "loading"
         self._state_when_up = "serving"
         self._lock = allocate_lock()
-        self._told: set[str] = set()
-        self._modules = 0
-        self._looked = time.time()
-        self._server: Served | None = None
+        self._server: Server | None = None
         # What the supervisor has asked for before the server ran.
         self._waiting: Message | None = None
         self._alone = False
@@ -147,7 +127,7 @@ class Supervised:
         self._control.close()
         self._control = _socket.socket(fileno=fd)
         self._state = "loading"
-        self._send({"state": self._state, "files": {}, "pid": os.getpid()})
+        self._send({"state": self._state, "pid": os.getpid()})
         self.start()
 
     def stand_in(self, error: UsageError) -> ErrorPage:
@@ -159,6 +139,8 @@ class Supervised:
         Returns:
             The app to serve instead.
         """
+        from vsgi_fcgi.supervisor.watched import ErrorPage, files_of_error
+
         traceback = error.traceback if isinstance(error, AppLoadError) else ""
         _logger.error("%s%s", traceback, error)
         # Not before the page is served: the supervisor passes connections to a process that is up.
@@ -166,7 +148,7 @@ class Supervised:
         self._tell(files_of_error(error))
         return ErrorPage(error)
 
-    def accompany(self, server: Served) -> None:
+    def accompany(self, server: Server) -> None:
         """Report when the server accepts connections, and stop it when the supervisor says so."""
 
         def serving() -> None:
@@ -265,7 +247,7 @@ class Supervised:
                 try:
                     found = receive(self._control)
                 except TimeoutError:
-                    if len(sys.modules) != self._modules:
+                    if self._imports is not None and self._imports.may_be_more:
                         self._tell()
                     continue
                 if found is None:
@@ -303,30 +285,12 @@ class Supervised:
         elif message["do"] == "retire":
             server.retire()
 
-    # Imported files
-
     def _tell(self, more: Iterable[str] = ()) -> None:
         """Send the state, and the files that the supervisor does not know yet."""
-        if not self._watched:
-            self._send({"state": self._state, "files": {}})
+        if self._imports is None:
+            self._send({"state": self._state})
             return
         with self._lock:
-            looked, self._modules = time.time(), len(sys.modules)
-            paths = {path for path in (*imported_files(), *more) if path not in self._told}
-            files: dict[str, Stamp | None] = {}
-            room = _MAX_PATHS
-            for path in sorted(paths)[: MAX_FILES - len(self._told)]:
-                files[path] = stamp_since(path, self._looked)
-                room -= len(json.dumps(path)) + 80
-                if room < 0:
-                    self._tell_files(files)
-                    files, room = {}, _MAX_PATHS
-            self._tell_files(files)
-            self._looked = looked
-
-    def _tell_files(self, files: dict[str, Stamp | None]) -> None:
-        if self._send({"state": self._state, "files": files}):
-            self._told.update(files)
-        else:
-            # Send these files at the next check.
-            self._modules = 0
+            for files in self._imports.unknown(more):
+                if self._send({"state": self._state, "files": files}):
+                    self._imports.told(files)
