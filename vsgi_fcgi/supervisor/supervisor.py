@@ -306,11 +306,8 @@ class Supervisor:
         Raises:
             UsageError: not even the first one could be started.
         """
-        template = None
-        if self._preload:
-            for each in self.processes:
-                if each.is_template and each.generation == self._generation and not each.retired:
-                    template = each
+        templates = [each for each in self.processes if each.is_template and not each.retired]
+        template = next((each for each in templates if each.generation == self._generation), None)
         if template is not None and template.state == "loading":
             return False
         try:
@@ -543,10 +540,9 @@ class Supervisor:
     def reload(self) -> None:
         """Replace all processes by new ones, which load the app again."""
         _logger.info("SIGHUP: reloading")
-        if self._manager is not None:
-            # Type=notify-reload compares this time with that of its signal (systemd 253).
-            now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-            self._manager.send(RELOADING=1, MONOTONIC_USEC=now, STATUS="reloading")
+        # Type=notify-reload compares this time with that of its signal (systemd 253).
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notify(RELOADING=1, MONOTONIC_USEC=now, STATUS="reloading")
         for each in list(self.processes):
             if each.state == "loading":
                 # It may have reported that it serves.
@@ -585,19 +581,26 @@ class Supervisor:
 
     # Service manager
 
-    def _say_ready(self, problem: str = "") -> None:
+    def _notify(self, **state: object) -> None:
         if self._manager is not None:
-            names = ", ".join(listener.uri for listener in self._listeners[:3])
-            status = f"{self._count} processes on {names}{problem and f'; {problem}'}"
-            self._manager.send(READY=1, MAINPID=os.getpid(), STATUS=status)
+            self._manager.send(**state)
+
+    def _say_ready(self, problem: str = "") -> None:
+        names = ", ".join(listener.uri for listener in self._listeners[:3])
+        status = f"{self._count} processes on {names}{problem and f'; {problem}'}"
+        self._notify(READY=1, MAINPID=os.getpid(), STATUS=status)
+
+    @property
+    def _watchdog(self) -> float | None:
+        """Seconds within which the service manager's watchdog expects a message, or None."""
+        return self._manager.watchdog if self._has_served and self._manager is not None else None
 
     def _keep_alive(self) -> None:
         """Tell the service manager's watchdog that this process is not stuck."""
-        if self._has_served and self._manager is not None and self._manager.watchdog is not None:
-            now = time.monotonic()
-            if now >= self._alive_at:
-                self._alive_at = now + self._manager.watchdog / 2
-                self._manager.send(WATCHDOG=1)
+        now, watchdog = time.monotonic(), self._watchdog
+        if watchdog is not None and now >= self._alive_at:
+            self._alive_at = now + watchdog / 2
+            self._notify(WATCHDOG=1)
 
     # Signals
 
@@ -654,8 +657,7 @@ class Supervisor:
             grace: seconds that running requests have to end.
         """
         self.stopping = time.monotonic()
-        if self._manager is not None:
-            self._manager.send(STOPPING=1, STATUS="stopping")
+        self._notify(STOPPING=1, STATUS="stopping")
         for listener in self._listeners:
             listener.unlink()
             listener.refuse()
@@ -695,7 +697,7 @@ class Supervisor:
             times.append(now + _RETRY)
         if self._not_before > now and self.stopping is None:
             times.append(self._not_before)
-        if self._has_served and self._manager is not None and self._manager.watchdog is not None:
+        if self._watchdog is not None:
             times.append(self._alive_at)
         return max(0.0, min(times) - now) if times else None
 
