@@ -20,8 +20,9 @@ from vsgi_fcgi.status.scoreboard import (
     Histogram,
     Period,
     Process,
+    Running,
     Scoreboard,
-    merge,
+    total,
 )
 
 _LAST_MINUTE = 60 // PERIOD
@@ -40,15 +41,9 @@ def make_report(scoreboard: Scoreboard) -> dict[str, Any]:
 
     now, clock = time.time(), time.monotonic_ns()
     processes = scoreboard.read()
-    totals = {
-        name: sum(process.counters[number] for _, process in processes)
-        for number, name in enumerate(COUNTERS)
-    }
-    queue_wait, run_time = Histogram(), Histogram()
-    for _, process in processes:
-        queue_wait.add(process.queue_wait)
-        run_time.add(process.run_time)
-    periods = _last_periods([process for _, process in processes], now)
+    everything = total([process for _, process in processes])
+    counters = dict(zip(COUNTERS, everything.counters, strict=True))
+    periods = _last_periods(everything, now)
     return {
         "version": __version__,
         "time": now,
@@ -60,9 +55,9 @@ def make_report(scoreboard: Scoreboard) -> dict[str, Any]:
         ],
         "requests": sorted(
             (
-                _request(index, process, number, clock)
+                _request(index, process, request, clock)
                 for index, process in processes
-                for number in range(len(process.requests))
+                for request in process.requests
             ),
             key=lambda request: -request["run"],
         ),
@@ -70,18 +65,18 @@ def make_report(scoreboard: Scoreboard) -> dict[str, Any]:
             name: sum(process.gauges[number] for _, process in processes)
             for number, name in enumerate(GAUGES)
         },
-        "responses": {name: totals[f"responses_{name}"] for name in CLASSES},
-        "refused": {str(status): totals[f"refused_{status}"] for status in REFUSED},
+        "responses": {name: counters[f"responses_{name}"] for name in CLASSES},
+        "refused": {str(status): counters[f"refused_{status}"] for status in REFUSED},
         "totals": {
             **{
                 name: number
-                for name, number in totals.items()
+                for name, number in counters.items()
                 if not name.startswith(("responses_", "refused_"))
             },
             **scoreboard.events,
         },
-        "queue_wait": _histogram(queue_wait),
-        "run_time": _histogram(run_time),
+        "queue_wait": _histogram(everything.queue_wait),
+        "run_time": _histogram(everything.run_time),
         "bucket_ends": bucket_ends(),
         "last_minute": _sum(periods[-_LAST_MINUTE - 1 : -1]),
         "history": [_period(period) for period in periods],
@@ -101,8 +96,7 @@ def _process(index: int, process: Process, now: float, clock: int) -> dict[str, 
     }
 
 
-def _request(index: int, process: Process, number: int, clock: int) -> dict[str, Any]:
-    request = process.requests[number]
+def _request(index: int, process: Process, request: Running, clock: int) -> dict[str, Any]:
     return {
         "id": f"{index}-{request.thread}",
         "process": process.pid,
@@ -127,23 +121,19 @@ def _histogram(histogram: Histogram) -> dict[str, Any]:
     }
 
 
-def _last_periods(processes: list[Process], now: float) -> list[Period]:
+def _last_periods(everything: Process, now: float) -> list[Period]:
     """Return the periods of the last 15 minutes, also those in which nothing happened."""
     last = int(now) // PERIOD
-    begins = range(last - PERIODS + 1, last + 1)
-    found = merge(period for process in processes for period in process.periods)
-    by_begin = {period.begin: period for period in found}
-    return [by_begin.get(begin) or Period(begin) for begin in begins]
+    by_begin = {period.begin: period for period in everything.periods}
+    return [by_begin.get(at) or Period(at) for at in range(last - PERIODS + 1, last + 1)]
 
 
 def _period(period: Period) -> dict[str, Any]:
     return {
         "time": period.begin * PERIOD,
-        "requests": period.requests,
-        "errors": period.errors,
         "busy": period.busy,
         "queued": period.queued,
-        **{name: _rounded(quantile(period.run, share)) for name, share in _QUANTILES.items()},
+        **_sum([period]),
     }
 
 

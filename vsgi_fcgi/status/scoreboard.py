@@ -173,15 +173,19 @@ class Process:
     periods: list[Period] = field(default_factory=list)
     requests: list[Running] = field(default_factory=list)
 
-    def add(self, other: Process) -> None:
-        """Add what another process has counted."""
-        self.counters = [a + b for a, b in zip(self.counters, other.counters, strict=True)]
-        self.queue_wait.add(other.queue_wait)
-        self.run_time.add(other.run_time)
-        self.periods = merge([*self.periods, *other.periods])
+
+def total(processes: Sequence[Process]) -> Process:
+    """Return the sum of what processes have counted."""
+    found = Process()
+    for each in processes:
+        found.counters = [a + b for a, b in zip(found.counters, each.counters, strict=True)]
+        found.queue_wait.add(each.queue_wait)
+        found.run_time.add(each.run_time)
+    found.periods = _merge(period for each in processes for period in each.periods)
+    return found
 
 
-def merge(periods: Iterable[Period]) -> list[Period]:
+def _merge(periods: Iterable[Period]) -> list[Period]:
     """Return one period for each time, in their order."""
     merged: dict[int, Period] = {}
     for period in periods:
@@ -266,9 +270,8 @@ class Scoreboard:
         """Add the figures of a process that has ended to block 0, which the supervisor owns."""
         for index, process in self.read():
             if index and process.pid == pid:
-                past = self._read(0)
+                past = total([self._read(0), process])
                 past.state, past.pid = PAST, os.getpid()
-                past.add(process)
                 self.write(0, past)
                 self.write(index, Process())
 
