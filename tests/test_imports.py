@@ -131,6 +131,7 @@ OPTIONAL = {
     "vsgi_fcgi.server.workers.main": ("--worker", "main"),
     "vsgi_fcgi.status.scoreboard": ("--status-path", "/_status"),
     "vsgi_fcgi.supervisor.child": ("--processes", "1"),
+    "vsgi_fcgi.transport.recorder": ("--record", "."),
 }
 """Modules that a plain server does not need, each with an option that loads it."""
 
@@ -138,6 +139,7 @@ OPTIONAL = {
 def test_a_plain_server_loads_no_modules_of_options_that_are_off(tmp_path: Path) -> None:
     loaded = loaded_while_serving(tmp_path)
     assert not loaded & {*OPTIONAL, "vsgi_fcgi.server.notify", "vsgi_fcgi.supervisor.process"}
+    assert not {name for name in loaded if name.startswith("vsgi_fcgi.recording.")}
 
 
 @pytest.mark.parametrize("module", OPTIONAL)

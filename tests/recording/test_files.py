@@ -15,8 +15,9 @@ from support.fcgi import records
 from support.fcgi.records import BEGIN_REQUEST, END_REQUEST, PARAMS, STDIN, STDOUT
 
 from vsgi_fcgi.cli import main
+from vsgi_fcgi.recording import BLOCKED, UNBLOCKED
 from vsgi_fcgi.recording.file import About, encode, read_recording
-from vsgi_fcgi.recording.records import BLOCKED, IN, NOTE, OUT, UNBLOCKED, Record
+from vsgi_fcgi.recording.records import IN, NOTE, OUT, Record
 
 ABOUT = About(
     vsgi_fcgi_recording=1,

@@ -22,11 +22,6 @@ IN: Final = "in"
 OUT: Final = "out"
 NOTE: Final = "note"
 
-BLOCKED: Final = "the web server does not read"
-UNBLOCKED: Final = "the web server reads again"
-INPUT_ENDED: Final = "the web server has closed its direction"
-"""The beginnings of notes, two of which a timeline knows."""
-
 _PARAMS = (
     "AUTH_TYPE CONTENT_LENGTH CONTENT_TYPE DOCUMENT_ROOT DOCUMENT_URI FCGI_DATA_LAST_MOD"
     " FCGI_DATA_LENGTH FCGI_ROLE GATEWAY_INTERFACE HTTPS HTTP_ACCEPT HTTP_ACCEPT_ENCODING"

@@ -18,8 +18,9 @@ from typing import Final
 from vsgi_fcgi.exceptions import ParamsError
 from vsgi_fcgi.protocol.constants import RecordType, Role
 from vsgi_fcgi.protocol.records import decode_pairs
+from vsgi_fcgi.recording import BLOCKED, UNBLOCKED
 from vsgi_fcgi.recording.file import About
-from vsgi_fcgi.recording.records import BLOCKED, IN, NOTE, UNBLOCKED, Record
+from vsgi_fcgi.recording.records import IN, NOTE, Record
 from vsgi_fcgi.recording.replay import describe
 
 _MAX_LANES: Final = 200

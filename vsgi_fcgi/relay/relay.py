@@ -23,7 +23,6 @@ from vsgi_fcgi.transport.closing import Peer
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.loop import Watcher, get_loop
 from vsgi_fcgi.transport.quota import Quota
-from vsgi_fcgi.transport.recorder import Recorder, check_record
 from vsgi_fcgi.transport.thread_affinity import main_threads
 from vsgi_fcgi.transport.unpatched import get_ident
 
@@ -113,7 +112,9 @@ class Relay:
             for listener in listeners
         ]
         if config.record is not None:
-            check_record(config)
+            from vsgi_fcgi.transport.recorder import Recorder, check_record
+
+            check_record(config.record)
             self.connections.recorder = Recorder(
                 config.record,
                 config,

@@ -38,7 +38,6 @@ from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.handover import State, restore
 from vsgi_fcgi.transport.loop import get_loop
 from vsgi_fcgi.transport.quota import Quota
-from vsgi_fcgi.transport.recorder import Recorder
 from vsgi_fcgi.transport.timeouts import Timeouts
 from vsgi_fcgi.transport.unpatched import get_ident
 
@@ -157,6 +156,8 @@ class MainContext:
         self.request_reader = reader(self.services, self.dispatcher, self.access_log)
         self.timeouts = Timeouts(self.connections, config)
         if config.record is not None:
+            from vsgi_fcgi.transport.recorder import Recorder
+
             self.connections.recorder = Recorder(
                 config.record,
                 config,

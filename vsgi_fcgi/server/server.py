@@ -39,7 +39,6 @@ from vsgi_fcgi.settings import make_settings
 from vsgi_fcgi.transport.acceptor import Acceptor
 from vsgi_fcgi.transport.handover import Handover, State
 from vsgi_fcgi.transport.monkey_patching import check_patching
-from vsgi_fcgi.transport.recorder import check_record
 from vsgi_fcgi.transport.unpatched import Socket, start_thread
 from vsgi_fcgi.wsgi.response import App
 
@@ -315,7 +314,10 @@ class Server:
         check_patching(config.worker)
         config.check_worker()
         config.check_spool_dir()
-        check_record(config)
+        if config.record is not None:
+            from vsgi_fcgi.transport.recorder import check_record
+
+            check_record(config.record)
         allowed = allowed_peers(os.environ)
         running = config.max_running if config.worker == "greenlet" else 0
         raise_limit(config.max_connections + 2 * (config.max_queued + running))

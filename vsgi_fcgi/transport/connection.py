@@ -20,7 +20,7 @@ from vsgi_fcgi.exceptions import RemoteProtocolError
 from vsgi_fcgi.protocol import Event, Inbound, Request, ServerProtocol
 from vsgi_fcgi.protocol.constants import Buffer
 from vsgi_fcgi.protocol.records import drop_sent, keep_rest
-from vsgi_fcgi.recording.records import BLOCKED, INPUT_ENDED, UNBLOCKED
+from vsgi_fcgi.recording import BLOCKED, INPUT_ENDED, UNBLOCKED
 from vsgi_fcgi.transport.closing import ClosableConnection, Outcome, Peer
 from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.loop import READ, WRITE, Watcher

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from vsgi_fcgi.transport.closing import ClosableConnection, Outcome
 from vsgi_fcgi.transport.loop import AsyncWatcher, Loop, Watcher
 from vsgi_fcgi.transport.quota import Quota
-from vsgi_fcgi.transport.recorder import Recorder
 from vsgi_fcgi.transport.unpatched import get_ident
 
 if TYPE_CHECKING:
     from vsgi_fcgi.listen.sharing import Sharing
+    from vsgi_fcgi.transport.recorder import Recorder
 
 _FIRST_REQUEST = 0.5
 """Seconds that a new connection gets to send its request after a stop has begun."""

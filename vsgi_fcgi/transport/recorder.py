@@ -54,19 +54,17 @@ class Log(Protocol):
         """Log a message about something that an administrator should look at."""
 
 
-def check_record(config: TransportConfig) -> None:
+def check_record(folder: str) -> None:
     """Check that files can be created in the folder of the setting ``record``.
 
     Raises:
         UsageError: creating one failed.
     """
-    if config.record is None:
-        return
     try:
-        tempfile.TemporaryFile(dir=config.record, prefix=_PREFIX).close()
+        tempfile.TemporaryFile(dir=folder, prefix=_PREFIX).close()
     except OSError as error:
         raise UsageError(
-            f"record {config.record} cannot be used: {os.strerror(error.errno or 0)};"
+            f"record {folder} cannot be used: {os.strerror(error.errno or 0)};"
             " name a folder that exists and that this user may write to"
         ) from error
 
