@@ -17,7 +17,8 @@ from support.commands import complaint
 from support.fcgi import records
 from support.fcgi.peer import Client
 from support.front_ends.servers import AppServer
-from support.processes import ProcessGroup
+from support.front_ends.servers import command as command_path
+from support.processes import Process, ProcessGroup
 from support.server import TESTS, Running, hello, logged, respond, run_script, running, wait_until
 
 from vsgi_fcgi.recording.file import About, read_recording
@@ -330,6 +331,43 @@ def test_a_signal_writes_what_is_open(count: str, processes: ProcessGroup, tmp_p
         client.stdin(2, b"1234567890")
         assert client.answer(2).status == 200
     server.process.wait_for_log("recorded in")
+
+
+def start(processes: ProcessGroup, app: str, *options: str) -> Process:
+    """Start a server that does not record, unlike `AppServer`."""
+    sock = str(processes.folder / "app.sock")
+    argv = [str(command_path(processes)), "--socket", sock, "--chdir", str(TESTS)]
+    env = {"PYTHONPATH": str(processes.folder)}
+    return processes.start([*argv, *options, app], name="server", env=env)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("options", [(), ("--processes", "1"), ("--reload",)], ids=" ".join)
+def test_a_signal_ends_no_server_that_records_nothing(
+    options: tuple[str, ...], processes: ProcessGroup
+) -> None:
+    server = start(processes, "apps.echo:app", *options)
+    server.wait_for_log("listening on")
+    server.send_signal(signal.SIGUSR2)
+    server.wait_for_log("SIGUSR2: no connection is recorded, because --record is not set")
+    with Client(str(processes.folder / "app.sock")) as client:
+        assert client.get("/").status == 200
+    assert server.stop() == 0
+
+
+@pytest.mark.process
+def test_a_signal_ends_no_server_that_imports_its_app(processes: ProcessGroup) -> None:
+    fifo = processes.folder / "go"
+    os.mkfifo(fifo)
+    code = f"print(open({str(fifo)!r}).read(), flush=True)\nfrom apps.echo import app\n"
+    (processes.folder / "late.py").write_text(code)
+    server = start(processes, "late:app")
+    with fifo.open("w") as go:  # It is opened when the app opens it.
+        server.send_signal(signal.SIGUSR2)
+        go.write("the app goes on")
+    server.wait_for_log("the app goes on")
+    server.wait_for_log("listening on")
+    assert server.stop() == 0
 
 
 def test_a_child_that_an_app_has_forked_writes_nothing(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from vsgi_fcgi.native_threads import get_ident, start_new_thread
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
-IF_FREE: Final = (signal.SIGUSR1, signal.SIGHUP)
+IF_FREE: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals that are also handled, unless the app handles them or nohup ignores SIGHUP.
 
 SIGHUP comes from a terminal that is closed. SIGUSR1 reopens the log files. multiwatch uses it to
-stop its children.
+stop its children. SIGUSR2 writes recordings. Before the server runs, there are none.
 """
 
 _ONE_STOP = {signal.SIGINT: 0.5, signal.SIGTERM: 1.5, signal.SIGUSR1: 1.5, signal.SIGHUP: 1.5}
@@ -159,8 +159,8 @@ class EarlySignals:
         if self._target is not None:
             self._target(number, frame)
             return
-        if number == signal.SIGUSR1 and not self._usr1_stops:
-            if number not in self._came:
+        if not stops(number, self._usr1_stops):
+            if number == signal.SIGUSR1 and number not in self._came:
                 self._came.append(number)
             return
         note = number, time.monotonic()
@@ -205,9 +205,7 @@ class EarlySignals:
         self._leave()
 
     def _stops(self, number: int) -> bool:
-        if number == signal.SIGUSR1 and not self._usr1_stops:
-            return False
-        return number in self._before and self.handles(number)
+        return stops(number, self._usr1_stops) and number in self._before and self.handles(number)
 
     def _leave(self) -> None:
         try:
@@ -240,6 +238,16 @@ def is_free(number: signal.Signals) -> bool:
     except OSError:
         return False
     return caught is not None and not int(caught[1], 16) >> (number - 1) & 1
+
+
+def stops(number: int, usr1_stops: bool) -> bool:
+    """Return whether a signal that is handled stops the process.
+
+    Args:
+        number: the signal.
+        usr1_stops: whether SIGUSR1 does; see `under_multiwatch`.
+    """
+    return number != signal.SIGUSR2 and (number != signal.SIGUSR1 or usr1_stops)
 
 
 def is_another(note: Note, first: Note) -> bool:

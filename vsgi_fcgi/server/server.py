@@ -371,7 +371,7 @@ class Server:
                     self._on_signal,
                     self._exit_now,
                     functools.partial(self._reopen_logs, access_lines),
-                    context.connections.record_now if config.record else None,
+                    context.connections.record_now,
                 )
                 signals.install()
                 self._signals = signals

@@ -1,6 +1,6 @@
 """Signals: the first SIGTERM, SIGINT or SIGHUP stops gracefully, a second one immediately.
 
-SIGUSR1 opens the log files again. SIGUSR2 writes recordings, if there are any.
+SIGUSR1 opens the log files again. SIGUSR2 writes recordings.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vsgi_fcgi.server.early_signals import (
     Note,
     is_another,
     is_free,
+    stops,
     under_multiwatch,
 )
 from vsgi_fcgi.transport.loop import READ, Loop, Watcher
@@ -55,7 +56,7 @@ class Signals:
             process.
         on_reopen: called in the main context after SIGUSR1, unless multiwatch has started this
             process. It opens the log files again.
-        on_record: called in the main context after SIGUSR2. None if SIGUSR2 is not handled.
+        on_record: called in the main context after SIGUSR2.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Signals:
         on_stop: Callable[[str], object],
         on_deadline: Callable[[str], object],
         on_reopen: Callable[[], object],
-        on_record: Callable[[], object] | None = None,
+        on_record: Callable[[], object],
     ) -> None:
         self._loop = loop
         self._grace = grace
@@ -103,9 +104,6 @@ class Signals:
                 continue
             if number in STOPPING or is_free(number):
                 self._before.append((number, signal.signal(number, self._handle)))
-        if self._on_record is not None and is_free(signal.SIGUSR2):
-            before = signal.signal(signal.SIGUSR2, self._handle)
-            self._before.append((signal.SIGUSR2, before))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         try:
             start_thread(self._keep_deadline, "vsgi-fcgi-deadline")
@@ -122,10 +120,10 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         note = number, time.monotonic()
-        if self._reopens(number):
-            self._reopening = True
-        elif number == signal.SIGUSR2:
+        if number == signal.SIGUSR2:
             self._recording = True
+        elif not self._stops(number):
+            self._reopening = True
         elif self._first is None:
             self._first = note
         elif self._watcher is not None and is_another(note, self._first):
@@ -148,7 +146,7 @@ class Signals:
         if self._reopening:
             self._reopening = False
             self._on_reopen()
-        if self._recording and self._on_record is not None:
+        if self._recording:
             self._recording = False
             self._on_record()
         if self._first is not None and self._installed and not self._begun:
@@ -198,7 +196,7 @@ class Signals:
 
     def _is_ours(self, number: int) -> bool:
         """Return whether a signal stops the server. An app may handle `IF_FREE` at any time."""
-        if self._reopens(number):
+        if not self._stops(number):
             return False
         if number in IF_FREE:
             return signal.getsignal(number) == self._handle or (
@@ -206,8 +204,8 @@ class Signals:
             )
         return number in STOPPING
 
-    def _reopens(self, number: int) -> bool:
-        return number == signal.SIGUSR1 and not self._usr1_stops
+    def _stops(self, number: int) -> bool:
+        return stops(number, self._usr1_stops)
 
     def forget(self) -> None:
         """Forget the signal and its deadline, because another process will replace this one."""
@@ -229,7 +227,7 @@ class Signals:
         return f"the graceful timeout of {self._grace:g} seconds is over"
 
     def _handle_late(self, number: int, frame: FrameType | None) -> None:
-        if self._reopens(number) or number == signal.SIGUSR2:
+        if not self._stops(number):
             return
         if self._first is None or is_another((number, time.monotonic()), self._first):
             os._exit(1)

@@ -69,8 +69,6 @@ def supervise(
     grace: float,
     folder: str | None,
     scoreboard: Scoreboard | None = None,
-    *,
-    recording: bool = False,
 ) -> int:
     """Serve in as many processes as the settings say.
 
@@ -80,7 +78,6 @@ def supervise(
         grace: seconds that running requests have to end.
         folder: the working directory of the processes; None for that of this process.
         scoreboard: where the processes say what they do; None for nowhere.
-        recording: the processes write recordings after SIGUSR2.
 
     Returns:
         The exit status.
@@ -90,9 +87,7 @@ def supervise(
     """
     for listener in listeners:
         listener.shared = True
-    more = [signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU]
-    if recording:
-        more.append(signal.SIGUSR2)
+    more = (signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
     with signals_as_bytes(more) as (_, receiving):
         supervisor = Supervisor(
             listeners,

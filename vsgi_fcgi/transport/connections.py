@@ -376,6 +376,7 @@ class Connections(Generic[C]):
     def record_now(self) -> None:
         """Write recordings of the connections that were active last."""
         if self.recorder is None:
+            self.log.info("SIGUSR2: no connection is recorded, because --record is not set")
             return
         recordings = []
         for each in self.open:

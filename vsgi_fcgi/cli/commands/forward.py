@@ -152,6 +152,9 @@ def _run(
         log.reopen()
         log.info("SIGUSR1: the log files were opened again")
 
+    def on_record() -> None:
+        log.info("SIGUSR2: the gateway records no connections")
+
     service = make_service(listeners, options, log)
     log.start()
     signals = Signals(
@@ -160,7 +163,7 @@ def _run(
         on_signal,
         on_deadline,
         on_reopen,
-        getattr(service, "record_now", None),
+        getattr(service, "record_now", on_record),
     )
     signals.install()
     try:
@@ -254,10 +257,8 @@ class _RelayService(Service):
     """A relay that starts and stops as the gateway's HTTP server does.
 
     Attributes:
-        record_now: writes recordings; None if there are none.
+        record_now: writes recordings.
     """
-
-    record_now: Callable[[], object] | None = None
 
     def __init__(self, listeners: Sequence[Listener], options: RelayOptions, log: Log) -> None:
         # Imported here because it loads gevent, and the manual page is built without it.
@@ -270,8 +271,7 @@ class _RelayService(Service):
             log,
             allowed=allowed_peers(os.environ),
         )
-        if options.record is not None:
-            self.record_now = self._relay.connections.record_now
+        self.record_now = self._relay.connections.record_now
 
     def start(self) -> None:
         self._relay.start()

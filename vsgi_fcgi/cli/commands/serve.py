@@ -260,9 +260,8 @@ def _supervise(
     from vsgi_fcgi.supervisor.supervisor import supervise
 
     board = _make_scoreboard(options)
-    recording = options.record is not None
     grace = options.graceful_timeout
-    return supervise(listeners, options, grace, folder, board, recording=recording)
+    return supervise(listeners, options, grace, folder, board)
 
 
 def _serve_on(

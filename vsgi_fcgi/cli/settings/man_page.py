@@ -26,7 +26,7 @@ SIGNALS = (
     (
         "SIGUSR2",
         "with --record: write recordings of the connections that were active last, at most 20 of"
-        " each process",
+        " each process; otherwise only a line in the log, unless the app handles the signal",
     ),
     ("a second signal that stops", "exit immediately"),
 )
