@@ -109,7 +109,8 @@ def decoded_paths(encoded: str) -> tuple[str, str]:
 # For the doctor.
 
 
-class Remedy(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Remedy:
     """Lines of a configuration that solve a problem.
 
     Attributes:
