@@ -47,6 +47,12 @@ def wait_for_held(server: Running, count: int) -> None:
     wait_until(lambda: len(holder(server)) == count, lambda: f"{len(holder(server))} are held")
 
 
+def wait_for_delivery(server: Running) -> None:
+    """Wait until each item was passed to all streams, which cannot be seen from outside."""
+    held = holder(server)
+    wait_until(lambda: not held._waiting and not held._pumping)
+
+
 def text(content: bytes, channel: str = "news", **more: Any) -> Item:
     """An item for streams and long polls."""
     return Item(channel, stream=StreamPart(content), response=ResponsePart(body=content), **more)
@@ -179,7 +185,8 @@ def test_only_items_are_dropped_for_a_slow_client() -> None:
         client.ask(2, "/stream")
         wait_for_held(server, 1)
         holder(server).deliver([text(b"%d\n" % number) for number in range(5)])
-        # The queue of items is in order, so this comes after all of them.
+        # Before all of them were passed on, the client must not read.
+        wait_for_delivery(server)
         holder(server).deliver([CLOSE])
         assert client.answer(2).body == b"begun\n3\n4\n"
 
