@@ -302,6 +302,25 @@ def test_a_failure_before_the_first_byte_is_a_plain_500() -> None:
         assert client.get("/again").status == 500  # the connection is kept
 
 
+def test_a_failure_that_cannot_be_logged_is_a_plain_500() -> None:
+    """To format a traceback may take more memory than there is."""
+
+    class NotLogged(Exception):
+        @property
+        def __cause__(self) -> BaseException | None:  # type: ignore[override]
+            raise MemoryError
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/fine":
+            return respond(start_response, b"fine")
+        raise NotLogged
+
+    with running(app) as server:
+        client = server.connect()
+        assert client.get("/oops").status == 500
+        assert client.get("/fine").body == b"fine"
+
+
 @replaces_functions
 def test_an_answer_whose_end_cannot_be_kept_ends_all_the_same(
     monkeypatch: pytest.MonkeyPatch,

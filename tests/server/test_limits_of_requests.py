@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from support.build import replaces_functions
 from support.fcgi import records
 from support.fcgi.peer import request_params
 from support.server import (
@@ -498,6 +499,27 @@ def test_an_unexpected_failure_of_the_disk_is_503_too(monkeypatch: pytest.Monkey
             client.stdin(1, b"x" * 50_000, end=False)
             assert client.answer(1).status == 503
         assert client.get("/", b"z" * 100_000, id=2).body == b"z" * 100_000
+
+
+@replaces_functions
+def test_a_body_for_which_there_is_no_memory_is_503_and_costs_no_other_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with running(echo) as server:
+        client = server.connect()
+        client.start(2, length=3)
+        with monkeypatch.context() as patch:
+            patch.setattr("vsgi_fcgi.server.body.BytesIO", no_memory)
+            client.start(1, length=100_000)
+            client.stdin(1, b"x" * 30_000, end=False)
+            client.stdin(1, b"x" * 30_000, end=False)
+            assert client.answer(1).status == 503
+        client.stdin(1, b"x" * 40_000)  # ignored: the request has ended
+        client.stdin(2, b"abc")
+        assert client.answer(2).body == b"abc"
 
 
 # Early answers.

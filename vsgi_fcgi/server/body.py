@@ -127,9 +127,17 @@ class Body:
     def receive(self, data: Buffer) -> None:
         """Take a piece; bytes that exceed CONTENT_LENGTH are dropped.
 
+        If the system has no memory for it, the request is refused.
+
         Args:
             data: the piece; a writable view is copied, because it will be overwritten.
         """
+        try:
+            self._receive(data)
+        except MemoryError:
+            self._owner.refuse(503, "the system has no memory for its body")
+
+    def _receive(self, data: Buffer) -> None:
         size = len(data)
         at = self.size
         if self.expected is not None and at + size > self.expected:

@@ -149,7 +149,7 @@ _TAKEN: dict[str, str] = {}
 
 @worker_only
 def run_request(app: App, base: Environ, mount: str | None, exchange: Exchange) -> None:
-    """Make the environ, run the app and end the exchange. No exception is raised.
+    """Make the environ, run the app and end the exchange, even if an exception is raised here.
 
     Args:
         app: the WSGI app.
@@ -176,8 +176,9 @@ def run_request(app: App, base: Environ, mount: str | None, exchange: Exchange) 
         # A context variable that an app sets must not reach the next request of this thread.
         Context().run(run_app, app, environ, exchange)
     except BaseException as error:
-        exchange.report("a bug in the server", error)
+        # First the answer: there may be too little memory to format the traceback.
         exchange.break_off()
+        exchange.report("a bug in the server", error)
     finally:
         if not exchange.closed:
             exchange.finish()
