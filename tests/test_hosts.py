@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import shutil
 import signal
 import subprocess
@@ -37,8 +37,11 @@ shift 3
 exec "$@"
 """
 
-UID = 47021 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-"""A user without a name, of whom no other process runs: RLIMIT_NPROC counts those of a user."""
+UID = random.randrange(100_000, 1_000_000)
+"""A user without a name, of whom no other process runs: RLIMIT_NPROC counts those of a user.
+
+Namespaces do not separate users, so it also differs from that of another run on this machine.
+"""
 
 FULL = "mount -t tmpfs -o size=64k,mode=1777 tmpfs /tmp; dd if=/dev/zero of=/tmp/x || true"
 READ_ONLY = "for each in /tmp /var/tmp; do mount -t tmpfs -o ro tmpfs $each; done"
