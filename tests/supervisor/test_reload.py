@@ -344,22 +344,14 @@ def test_the_child_is_started_where_the_parent_was(
 
 
 @pytest.mark.parametrize(
-    ("code", "variables", "words", "sentence"),
+    ("variables", "words", "sentence"),
     [
         (
-            "sys.modules['watchfiles'] = None",
-            {},
-            "--reload app",
-            "--reload: watchfiles is missing; run pip install 'vsgi-fcgi[reload]'",
-        ),
-        (
-            "",
             {},
             "--reload --reload-extra nowhere app",
             "nowhere does not exist; name a file or a folder",
         ),
         (
-            "",
             {"VSGI_FCGI_SUPERVISED": "7"},
             "app",
             "VSGI_FCGI_SUPERVISED is only for processes that a supervisor starts; unset it",
@@ -367,12 +359,11 @@ def test_the_child_is_started_where_the_parent_was(
     ],
 )
 def test_what_keeps_it_from_starting(
-    code: str, variables: dict[str, str], words: str, sentence: str, project: Project
+    variables: dict[str, str], words: str, sentence: str, project: Project
 ) -> None:
     project.says("never")
-    script = f"import sys; {code or 'pass'}; from vsgi_fcgi.cli import main; sys.exit(main())"
     run = subprocess.run(
-        [sys.executable, "-c", script, "--socket", "a.sock", *words.split()],
+        [sys.executable, "-m", "vsgi_fcgi", "--socket", "a.sock", *words.split()],
         cwd=project.folder,
         env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
