@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import pytest
 from support.processes import wait_until
 
 from vsgi_fcgi.supervisor import watcher as watching
-from vsgi_fcgi.supervisor.watcher import Watch, stamp_of, stamp_since
+from vsgi_fcgi.supervisor.watched import ImportedFiles
+from vsgi_fcgi.supervisor.watcher import Watch
 
 
 class Watched:
@@ -22,7 +26,7 @@ class Watched:
         self.noticed: list[str] = []
 
     def add(self, *paths: Path) -> None:
-        self.watch.add({str(path): stamp_of(str(path)) for path in paths})
+        self.watch.add(map(str, paths), math.inf)
 
     def wait_for(self, *paths: Path) -> None:
         """Wait until these, and nothing else, have been noticed."""
@@ -66,27 +70,47 @@ def test_written_replaced_touched_and_removed(file: Path) -> None:
     watched.wait_for(file)
 
 
-def test_changed_before_watching_began(file: Path) -> None:
-    stamp = stamp_of(str(file))
-    file.write_text("22")
-    watched = Watched()
-    watched.watch.add({str(file): stamp})
-    watched.wait_for(file)
-
-
 def test_changed_since_it_was_read_perhaps(file: Path) -> None:
-    os.utime(file, (time.time() - 100, time.time() - 100))
-    assert stamp_since(str(file), time.time() - 99) == stamp_of(str(file))
-    assert stamp_since(str(file), time.time() - 101) is None
-    watched = Watched()
-    watched.watch.add({str(file): None})
-    watched.wait_for(file)
-    # A more precise entry is not replaced with a less precise one.
-    watched.watch.add({str(file): None})
-    other = file.with_name("other.py")
+    before, other = time.time(), file.with_name("other.py")
     other.write_text("1")
-    watched.watch.add({str(other): None})
+    os.utime(other, (before - 100, before - 100))
+    watched = Watched()
+    watched.watch.add([str(file), str(other)], before - 99)
+    watched.wait_for(file)
+    # A file that is watched already keeps its known state.
+    watched.watch.add([str(file)], before - 99)
+    watched.watch.keep_only([str(file)])
+    watched.watch.add([str(other)], before - 101)
     watched.wait_for(other)
+
+
+def test_a_change_is_noticed_after_a_message_that_could_not_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "imported_late.py"
+    path.write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    watched = Watched()
+    # Without room, the message does not fit into the socket.
+    room = False
+
+    def send(files: list[str], since: float) -> bool:
+        watched.watch.add([each for each in files if each == str(path)] if room else [], since)
+        return room
+
+    imported = ImportedFiles(send)
+    importlib.import_module("imported_late")
+    imported.report()
+    assert imported.may_be_more
+    path.write_text("TEXT = 2")
+    changed = path.stat().st_mtime
+    wait_until(lambda: time.time() > changed + 0.05, "a time that is later on any clock")
+    imported.report()
+    room = True
+    imported.report()
+    assert not imported.may_be_more
+    watched.wait_for(path)
+    monkeypatch.delitem(sys.modules, "imported_late")
 
 
 def test_behind_a_link(file: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Supervised:
         if given["watched"]:
             from vsgi_fcgi.supervisor.watched import ImportedFiles
 
-            self._imports = ImportedFiles()
+            self._imports = ImportedFiles(self._send_files)
         self.host = str(given["host"])
         self.on_published: Callable[[bytes], object] | None = None
         self._published = PublishedParts()
@@ -291,6 +291,7 @@ class Supervised:
             self._send({"state": self._state})
             return
         with self._lock:
-            for files in self._imports.unknown(more):
-                if self._send({"state": self._state, "files": files}):
-                    self._imports.told(files)
+            self._imports.report(more)
+
+    def _send_files(self, files: list[str], since: float) -> bool:
+        return self._send({"state": self._state, "files": files, "since": since})

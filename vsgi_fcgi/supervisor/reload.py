@@ -115,12 +115,8 @@ class ReloadingSupervisor(Supervisor):
 
     def reported(self, process: AppProcess, message: Message) -> None:
         """Watch the files that a process has imported."""
-        files = {
-            path: None if stamp is None else (stamp[0], stamp[1], stamp[2])
-            for path, stamp in message["files"].items()
-        }
-        process.files.update(files)
-        self._watch.add(files)
+        process.files.update(message["files"])
+        self._watch.add(message["files"], message["since"])
         if message["state"] != process.state and not process.retired:
             if message["state"] == "serving":
                 self._watch.keep_only(process.files)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from vsgi_fcgi.exceptions import UsageError
 
-Stamp = tuple[int, int, int]
+_Stamp = tuple[int, int, int]
 """Identifies one version of a file: modification time in nanoseconds, size and inode."""
 
 MAX_FILES = 20_000
@@ -60,10 +61,10 @@ class Watch:
 
     def __init__(self, extra: Iterable[str]) -> None:
         self.next_look = 0.0
-        self._stamps: dict[str, Stamp | None] = {}
+        self._stamps: dict[str, _Stamp | None] = {}
         self._is_full = False
         self._search: str | None = None
-        self._found: dict[str, Stamp | None] = {}
+        self._found: dict[str, _Stamp | None] = {}
         self._found_at = 0.0
         self._extra_folders: list[str] = []
         always = []
@@ -73,11 +74,11 @@ class Watch:
                 always.append(os.path.join(path, ""))
             elif os.path.exists(path):
                 always.append(path)
-                self.add({path: stamp_of(path)})
+                self.add([path], math.inf)
             else:
                 raise UsageError(f"--reload-extra {path} does not exist; name a file or a folder")
         self._always = tuple(always)
-        self.add({path: stamp_of(path) for path in self._files_in_folders()})
+        self.add(self._files_in_folders(), math.inf)
 
     def changes(self) -> list[str]:
         """Return the sorted paths of files that have changed since they were last reported.
@@ -101,19 +102,22 @@ class Watch:
         self._stamps.update(changed)
         return sorted(changed)
 
-    def add(self, files: Mapping[str, Stamp | None]) -> None:
+    def add(self, paths: Iterable[str], since: float) -> None:
         """Watch more files.
 
         Args:
-            files: paths, each with its stamp when it was read, or None if it may have changed
-                since. Files that are already watched keep their known stamps.
+            paths: the files. Those that are watched already keep their known stamps.
+            since: seconds since the epoch. Files that changed later count as changed.
         """
-        for path, stamp in files.items():
-            if len(self._stamps) < MAX_FILES:
-                self._stamps.setdefault(path, stamp)
-            elif path not in self._stamps and not self._is_full:
-                self._is_full = True
-                _logger.warning("more than %d files; further files are not watched", MAX_FILES)
+        for path in paths:
+            if path in self._stamps:
+                continue
+            if len(self._stamps) >= MAX_FILES:
+                if not self._is_full:
+                    self._is_full = True
+                    _logger.warning("more than %d files; further files are not watched", MAX_FILES)
+                return
+            self._stamps[path] = _stamp_since(path, since)
 
     def keep_only(self, paths: Collection[str]) -> None:
         """Watch only these files and the extra ones, and stop searching for a missing module."""
@@ -131,12 +135,13 @@ class Watch:
             folder: folder in which a module that could not be imported may appear.
             since: time in seconds since the epoch. Files that changed later count as changed.
         """
-        self.add({path: stamp_since(path, since) for path in _files(folder, ".py")})
+        self.add(_files(folder, ".py"), since)
         self._search = folder
 
-    def _differences(self) -> dict[str, Stamp | None]:
-        self.add(dict.fromkeys(self._files_in_folders()))
-        now = ((path, stamp_of(path)) for path in self._stamps)
+    def _differences(self) -> dict[str, _Stamp | None]:
+        # A new file counts as changed.
+        self.add(self._files_in_folders(), 0.0)
+        now = ((path, _stamp_of(path)) for path in self._stamps)
         return {path: stamp for path, stamp in now if stamp != self._stamps[path]}
 
     def _files_in_folders(self) -> Iterator[str]:
@@ -147,7 +152,7 @@ class Watch:
             yield from _files(self._search, ".py")
 
 
-def stamp_of(path: str) -> Stamp | None:
+def _stamp_of(path: str) -> _Stamp | None:
     """Return the stamp of a file, or None if it does not exist."""
     try:
         status = os.stat(path)
@@ -158,7 +163,7 @@ def stamp_of(path: str) -> Stamp | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def stamp_since(path: str, since: float) -> Stamp | None:
+def _stamp_since(path: str, since: float) -> _Stamp | None:
     """Return the stamp of a file that was read some time after ``since``.
 
     Args:
@@ -169,7 +174,7 @@ def stamp_since(path: str, since: float) -> Stamp | None:
         The stamp, or None if the file changed after ``since``. It may then have been read
         before it changed.
     """
-    stamp = stamp_of(path)
+    stamp = _stamp_of(path)
     # The clock of file systems lags by up to ten milliseconds.
     return None if stamp is None or stamp[0] >= (since - 0.01) * 1e9 else stamp
 
