@@ -40,15 +40,19 @@ def example(number: int) -> Process:
     )
 
 
+def new_board(processes: int = 1) -> Scoreboard:
+    return Scoreboard(Scoreboard.create(processes, requests=2))
+
+
 def test_a_reader_gets_what_a_process_wrote() -> None:
-    board = Scoreboard(processes=2, requests=2)
+    board = new_board(2)
     assert board.read() == []
     board.write(1, example(7))
     assert board.read() == [(1, example(7))]
 
 
 def test_the_supervisor_keeps_the_figures_of_a_process_that_has_ended() -> None:
-    board = Scoreboard(processes=3, requests=2)
+    board = new_board(3)
     board.write(1, example(7))
     board.write(2, example(8))
     board.take_over(7)
@@ -90,7 +94,7 @@ def test_a_block_belongs_to_one_process_until_it_ends() -> None:
 
 
 def test_long_texts_are_cut_and_further_requests_omitted() -> None:
-    board = Scoreboard(requests=2)
+    board = new_board()
     process = example(1)
     process.requests = [Running(1, 2, 3, 0, "GET", "/" + "é" * 500, "::1", "x" * 5000 + "end")] * 3
     board.write(0, process)
@@ -101,7 +105,7 @@ def test_long_texts_are_cut_and_further_requests_omitted() -> None:
 
 
 def test_a_reader_never_gets_half_of_two_states() -> None:
-    board = Scoreboard()
+    board = new_board()
     board.write(0, example(0))
     done = threading.Event()
 

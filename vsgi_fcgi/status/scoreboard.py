@@ -206,52 +206,57 @@ def _block_size(requests: int) -> int:
     return _NUMBER.size + 2 * _half_size(requests)
 
 
-def _size(processes: int, requests: int) -> int:
-    return _HEADER.size + processes * _block_size(requests)
-
-
-def _new_header(processes: int, requests: int) -> bytes:
-    return _HEADER.pack(_MAGIC, processes, requests, *([0] * len(EVENTS)))
-
-
 class Scoreboard:
-    """Shared memory with a block for each process.
+    """Shared memory with a block for each process. Block 0 of several is the supervisor's.
 
     Args:
-        fd: a descriptor of `create`, or None for memory of this process alone.
-        processes: number of blocks; ignored if there is a descriptor. Block 0 of several is the
-            supervisor's.
-        requests: running requests that each process can show; likewise.
+        fd: a descriptor of `create`.
 
     Attributes:
         fd: the descriptor, which must stay open because it holds the lock of `claim`.
     """
 
-    def __init__(self, fd: int | None = None, processes: int = 1, requests: int = 32) -> None:
-        if fd is not None:
-            with mmap.mmap(fd, _HEADER.size) as head:
-                magic, processes, requests, *_ = _HEADER.unpack_from(head)
-            if magic != _MAGIC:
-                raise ValueError("this is not a scoreboard")
-        self.processes = processes
-        self._requests = requests
+    def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._block_size = _block_size(requests)
-        self._memory = mmap.mmap(-1 if fd is None else fd, _size(processes, requests))
-        if fd is None:
-            self._memory[: _HEADER.size] = _new_header(processes, requests)
+        self._memory = mmap.mmap(fd, 0)
+        magic, self.processes, self._requests, *_ = _HEADER.unpack_from(self._memory)
+        if magic != _MAGIC:
+            raise ValueError("this is not a scoreboard")
+        self._block_size = _block_size(self._requests)
 
     @staticmethod
     def create(processes: int, requests: int) -> int:
-        """Create a scoreboard for several processes, and return its descriptor."""
+        """Create a scoreboard, and return its descriptor.
+
+        Args:
+            processes: number of blocks.
+            requests: running requests that each process can show.
+        """
         requests = min(requests, MAX_REQUESTS)
-        fd = open_memory("vsgi-fcgi-status", _size(processes, requests))
-        os.pwrite(fd, _new_header(processes, requests), 0)
+        fd = open_memory("vsgi-fcgi-status", _HEADER.size + processes * _block_size(requests))
+        os.pwrite(fd, _HEADER.pack(_MAGIC, processes, requests, *([0] * len(EVENTS))), 0)
         return fd
 
-    def close(self) -> None:
-        """Release the memory."""
-        self._memory.close()
+    @classmethod
+    def join(cls, fd: int | None, requests: int) -> tuple[Scoreboard, int]:
+        """Return a scoreboard, and the number of this process's block in it.
+
+        Args:
+            fd: the scoreboard of a supervisor. If it is None or has no free block, the process gets
+                one of its own.
+            requests: running requests that such a scoreboard can show.
+        """
+        if fd is not None:
+            board = cls(fd)
+            index = board.claim()
+            if index is not None:
+                return board, index
+        fd = cls.create(1, requests)
+        try:
+            return cls(fd), 0
+        finally:
+            # The memory stays.
+            os.close(fd)
 
     # The supervisor.
 
@@ -283,7 +288,6 @@ class Scoreboard:
         Returns:
             Its number; None if there is no free block.
         """
-        assert self.fd is not None
         for index in range(1, self.processes):
             try:
                 # The kernel releases the lock when the process ends, however it ends.
