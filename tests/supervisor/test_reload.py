@@ -167,6 +167,22 @@ def test_a_mistake_in_an_edit_is_shown_until_the_next_one(
     server.wait_for("version 2")
 
 
+def test_a_mistake_outside_of_the_working_folder(
+    processes: ProcessGroup, project: Project, tmp_path: Path
+) -> None:
+    """Python forgets a module whose import has failed, so only the traceback names its file."""
+    library = Project(tmp_path / "library")
+    library.save("lib.py", "def says(:\n")
+    found = f"import sys; sys.path.insert(0, {str(library.folder)!r})\n"
+    project.save("app.py", found + "from lib import app\n")
+    server = Reloading(processes, project)
+    server.wait_for("SyntaxError")
+    library.save("lib.py", "raise LookupError\n")
+    server.wait_for("LookupError")
+    library.save("lib.py", SAYS.format("version 1"))
+    server.wait_for("version 1")
+
+
 def test_a_child_that_ends_by_itself_is_not_started_again_until_a_file_changes(
     processes: ProcessGroup, project: Project
 ) -> None:

@@ -139,14 +139,14 @@ class Supervised:
         Returns:
             The app to serve instead.
         """
-        from vsgi_fcgi.supervisor.watched import ErrorPage, files_of_error
+        from vsgi_fcgi.supervisor.watched import ErrorPage, files_of_traceback
 
         traceback = error.traceback if isinstance(error, AppLoadError) else ""
         _logger.error("%s%s", traceback, error)
         # Not before the page is served: the supervisor passes connections to a process that is up.
         self._state_when_up = "failed"
-        self._tell(files_of_error(error))
-        return ErrorPage(error)
+        self._tell(files_of_traceback(traceback))
+        return ErrorPage(error, traceback)
 
     def accompany(self, server: Server) -> None:
         """Report when the server accepts connections, and stop it when the supervisor says so."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 
 import vsgi_fcgi
-from vsgi_fcgi.exceptions import AppLoadError, UsageError
+from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.supervisor.messages import MESSAGE_SIZE
 from vsgi_fcgi.supervisor.watcher import MAX_FILES
 from vsgi_fcgi.wsgi.environ import Environ
@@ -99,29 +99,11 @@ def _on_disk(path: str) -> str:
     return found if os.path.isfile(found) else path
 
 
-def files_of_error(error: BaseException | None) -> Iterator[str]:
-    """Yield the files in the tracebacks of an error and of its causes."""
-    seen: set[int] = set()
-    errors = [error]
-    while errors:
-        error = errors.pop()
-        if error is None or id(error) in seen:
-            continue
-        seen.add(id(error))
-        errors += [error.__cause__, error.__context__]
-        names = list(_frames(error.__traceback__))
-        if isinstance(error, SyntaxError) and error.filename:
-            names.append(error.filename)
-        for name in names:
-            path = os.path.abspath(name)
-            if _is_ours(path) and os.path.isfile(path):
-                yield path
-
-
-def _frames(traceback: TracebackType | None) -> Iterator[str]:
-    while traceback is not None:
-        yield traceback.tb_frame.f_code.co_filename
-        traceback = traceback.tb_next
+def files_of_traceback(text: str) -> Iterator[str]:
+    """Yield the files in a traceback. Python forgets the modules whose import has failed."""
+    for path in map(os.path.abspath, re.findall(r'File "(.+?)", line \d', text)):
+        if _is_ours(path) and os.path.isfile(path):
+            yield path
 
 
 # The page that replaces an app that could not be loaded
@@ -147,10 +129,10 @@ class ErrorPage:
 
     Args:
         error: the reason why the real app could not be loaded.
+        text: the traceback of the app, or nothing.
     """
 
-    def __init__(self, error: UsageError) -> None:
-        text = error.traceback if isinstance(error, AppLoadError) else ""
+    def __init__(self, error: UsageError, text: str) -> None:
         traceback = f"<pre>{html.escape(text)}</pre>\n" if text else ""
         page = _PAGE.format(sentence=html.escape(str(error)), traceback=traceback)
         # Source lines may contain lone surrogates, which UTF-8 cannot encode.
