@@ -84,19 +84,11 @@ def _imported_files() -> Iterator[str]:
         except AttributeError:
             continue
         if isinstance(path, str) and _is_ours(path):
-            yield _on_disk(os.path.abspath(path))
+            yield os.path.abspath(path)
 
 
 def _is_ours(path: str) -> bool:
     return not path.startswith(_NOT_WATCHED) and not any(name in path for name in _INSTALLED)
-
-
-def _on_disk(path: str) -> str:
-    """Return the file that holds a module: for one in a ZIP file, the ZIP file."""
-    found = path
-    while not os.path.exists(found) and found != os.path.dirname(found):
-        found = os.path.dirname(found)
-    return found if os.path.isfile(found) else path
 
 
 def files_of_traceback(text: str) -> Iterator[str]:
