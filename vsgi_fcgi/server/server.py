@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from vsgi_fcgi.listen.sharing import Sharing
     from vsgi_fcgi.server.notify import Notifier
     from vsgi_fcgi.server.publishing import Publisher
-    from vsgi_fcgi.status.scoreboard import Scoreboard
 
 _LOG_FLUSH = 2.0
 """Seconds to write the queued log records when the process ends."""
@@ -67,9 +66,11 @@ class Supervisor(Protocol):
 
     Attributes:
         sharing: how many connections each of its processes has.
+        scoreboard: the descriptor of the scoreboard of its processes; None if there is none.
     """
 
     sharing: Sharing
+    scoreboard: int | None
 
     def leave(self, reason: str) -> bool:
         """Ask to be replaced.
@@ -116,8 +117,7 @@ class Server:
         at_exit: functions to call before the process ends immediately, because a second signal came
             or the graceful timeout is over. It ends by ``os._exit``, without ``finally`` blocks and
             without `atexit`.
-        scoreboard: where the server writes what it does, and the number of its block there; None
-            if nothing reads it.
+        serves_status: something reads what the server does, in addition to `status_path`.
         at_start: functions to call in the main context when it accepts connections.
         before_stop: functions to call at the beginning of a graceful stop, in a greenlet of the
             main context. They get the seconds that running requests have, and may wait.
@@ -141,7 +141,7 @@ class Server:
     ) -> None:
         self.config = make_settings(Config, config, settings, "Server").resolved()
         self.at_exit: list[Callable[[], object]] = []
-        self.scoreboard: tuple[Scoreboard, int] | None = None
+        self.serves_status = False
         self.at_start: list[Callable[[], object]] = []
         self.before_stop: list[Callable[[float], object]] = []
         self.supervisor: Supervisor | None = None
@@ -328,11 +328,12 @@ class Server:
         self._done = Event()
         self._ended_running = False
         self._process_ends = process_ends and with_signals
-        scoreboard = self.scoreboard
-        if scoreboard is None and config.status_path is not None:
+        scoreboard = None
+        if self.serves_status or config.status_path is not None:
             from vsgi_fcgi.status.scoreboard import Scoreboard
 
-            scoreboard = Scoreboard(requests=config.max_running), 0
+            fd = None if self.supervisor is None else self.supervisor.scoreboard
+            scoreboard = Scoreboard.join(fd, config.max_running)
         context = self._context = MainContext(
             self._apps,
             config,

@@ -68,12 +68,9 @@ def make_report(scoreboard: Scoreboard) -> dict[str, Any]:
         "responses": {name: counters[f"responses_{name}"] for name in CLASSES},
         "refused": {str(status): counters[f"refused_{status}"] for status in REFUSED},
         "totals": {
-            **{
-                name: number
-                for name, number in counters.items()
-                if not name.startswith(("responses_", "refused_"))
-            },
-            **scoreboard.events,
+            name: number
+            for name, number in counters.items()
+            if not name.startswith(("responses_", "refused_"))
         },
         "queue_wait": _histogram(everything.queue_wait),
         "run_time": _histogram(everything.run_time),
@@ -117,7 +114,7 @@ def _histogram(histogram: Histogram) -> dict[str, Any]:
         "count": sum(histogram.counts),
         "total": round(histogram.total, 6),
         "counts": histogram.counts,
-        **{name: _rounded(histogram.quantile(share)) for name, share in _QUANTILES.items()},
+        **{name: _rounded(quantile(histogram.counts, share)) for name, share in _QUANTILES.items()},
     }
 
 

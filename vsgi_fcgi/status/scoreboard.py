@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from vsgi_fcgi.descriptors import open_memory
-from vsgi_fcgi.status.counting import BUCKETS, CLASSES, quantile
+from vsgi_fcgi.status.counting import BUCKETS, CLASSES
 
 STATES: Final = ("unused", "starting", "serving", "stopping", "ended", "past")
 UNUSED, STARTING, SERVING, STOPPING, ENDED, PAST = range(len(STATES))
@@ -37,8 +37,10 @@ COUNTERS: Final = (
     "request_timeouts",
     "queue_timeouts",
     "stuck_threads",
+    "worker_deaths",
+    "reloads",
 )
-"""What a process counts since its start."""
+"""What a process counts since its start. The last two are counted by the supervisor."""
 
 GAUGES: Final = (
     "threads",
@@ -54,9 +56,6 @@ GAUGES: Final = (
 )
 """Numbers of the present moment."""
 
-EVENTS: Final = ("worker_deaths", "reloads")
-"""What the supervisor counts."""
-
 PERIODS: Final = 90
 PERIOD: Final = 10
 """Number of periods in the history, and seconds of each: the last 15 minutes."""
@@ -70,7 +69,7 @@ _READS: Final = 200
 _MAX_STACK: Final = 2048
 """Maximum bytes of the stack of a request."""
 
-_HEADER: Final = struct.Struct(f"<8sII{len(EVENTS)}q")
+_HEADER: Final = struct.Struct("<8sII")
 _MAGIC: Final = b"vsgistat"
 _NUMBER: Final = struct.Struct("<q")
 """The number of a block, and the length of the JSON in a half."""
@@ -96,10 +95,6 @@ class Histogram:
         """Add the durations of another histogram."""
         self.counts = [mine + more for mine, more in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
-
-    def quantile(self, share: float) -> float | None:
-        """Return a quantile in seconds; None if there are no durations."""
-        return quantile(self.counts, share)
 
 
 @dataclass
@@ -206,74 +201,77 @@ def _block_size(requests: int) -> int:
     return _NUMBER.size + 2 * _half_size(requests)
 
 
-def _size(processes: int, requests: int) -> int:
-    return _HEADER.size + processes * _block_size(requests)
-
-
-def _new_header(processes: int, requests: int) -> bytes:
-    return _HEADER.pack(_MAGIC, processes, requests, *([0] * len(EVENTS)))
-
-
 class Scoreboard:
-    """Shared memory with a block for each process.
+    """Shared memory with a block for each process. Block 0 of several is the supervisor's.
 
     Args:
-        fd: a descriptor of `create`, or None for memory of this process alone.
-        processes: number of blocks; ignored if there is a descriptor. Block 0 of several is the
-            supervisor's.
-        requests: running requests that each process can show; likewise.
+        fd: a descriptor of `create`.
 
     Attributes:
         fd: the descriptor, which must stay open because it holds the lock of `claim`.
     """
 
-    def __init__(self, fd: int | None = None, processes: int = 1, requests: int = 32) -> None:
-        if fd is not None:
-            with mmap.mmap(fd, _HEADER.size) as head:
-                magic, processes, requests, *_ = _HEADER.unpack_from(head)
-            if magic != _MAGIC:
-                raise ValueError("this is not a scoreboard")
-        self.processes = processes
-        self._requests = requests
+    def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._block_size = _block_size(requests)
-        self._memory = mmap.mmap(-1 if fd is None else fd, _size(processes, requests))
-        if fd is None:
-            self._memory[: _HEADER.size] = _new_header(processes, requests)
+        self._memory = mmap.mmap(fd, 0)
+        magic, self.processes, self._requests = _HEADER.unpack_from(self._memory)
+        if magic != _MAGIC:
+            raise ValueError("this is not a scoreboard")
+        self._block_size = _block_size(self._requests)
 
     @staticmethod
     def create(processes: int, requests: int) -> int:
-        """Create a scoreboard for several processes, and return its descriptor."""
+        """Create a scoreboard, and return its descriptor.
+
+        Args:
+            processes: number of blocks.
+            requests: running requests that each process can show.
+        """
         requests = min(requests, MAX_REQUESTS)
-        fd = open_memory("vsgi-fcgi-status", _size(processes, requests))
-        os.pwrite(fd, _new_header(processes, requests), 0)
+        fd = open_memory("vsgi-fcgi-status", _HEADER.size + processes * _block_size(requests))
+        os.pwrite(fd, _HEADER.pack(_MAGIC, processes, requests), 0)
         return fd
 
-    def close(self) -> None:
-        """Release the memory."""
-        self._memory.close()
+    @classmethod
+    def join(cls, fd: int | None, requests: int) -> tuple[Scoreboard, int]:
+        """Return a scoreboard, and the number of this process's block in it.
+
+        Args:
+            fd: the scoreboard of a supervisor. If it is None or has no free block, the process gets
+                one of its own.
+            requests: running requests that such a scoreboard can show.
+        """
+        if fd is not None:
+            board = cls(fd)
+            index = board.claim()
+            if index is not None:
+                return board, index
+        fd = cls.create(1, requests)
+        try:
+            return cls(fd), 0
+        finally:
+            # The memory stays.
+            os.close(fd)
 
     # The supervisor.
 
     def count(self, event: str) -> None:
-        """Count one of `EVENTS`. Only the supervisor does this."""
-        values = list(_HEADER.unpack_from(self._memory))
-        values[3 + EVENTS.index(event)] += 1
-        _HEADER.pack_into(self._memory, 0, *values)
-
-    @property
-    def events(self) -> dict[str, int]:
-        """What the supervisor has counted."""
-        return dict(zip(EVENTS, _HEADER.unpack_from(self._memory)[3:], strict=True))
+        """Count something that concerns the supervisor."""
+        counted = Process()
+        counted.counters[COUNTERS.index(event)] = 1
+        self._add(counted)
 
     def take_over(self, pid: int) -> None:
         """Add the figures of a process that has ended to block 0, which the supervisor owns."""
         for index, process in self.read():
             if index and process.pid == pid:
-                past = total([self._read(0), process])
-                past.state, past.pid = PAST, os.getpid()
-                self.write(0, past)
+                self._add(process)
                 self.write(index, Process())
+
+    def _add(self, process: Process) -> None:
+        past = total([self._read(0), process])
+        past.state, past.pid = PAST, os.getpid()
+        self.write(0, past)
 
     # A process.
 
@@ -283,7 +281,6 @@ class Scoreboard:
         Returns:
             Its number; None if there is no free block.
         """
-        assert self.fd is not None
         for index in range(1, self.processes):
             try:
                 # The kernel releases the lock when the process ends, however it ends.

@@ -66,7 +66,7 @@ class Supervised:
         if given["watched"]:
             from vsgi_fcgi.supervisor.watched import ImportedFiles
 
-            self._imports = ImportedFiles()
+            self._imports = ImportedFiles(self._send_files)
         self.host = str(given["host"])
         self.on_published: Callable[[bytes], object] | None = None
         self._published = PublishedParts()
@@ -139,14 +139,14 @@ class Supervised:
         Returns:
             The app to serve instead.
         """
-        from vsgi_fcgi.supervisor.watched import ErrorPage, files_of_error
+        from vsgi_fcgi.supervisor.watched import ErrorPage, files_of_traceback
 
         traceback = error.traceback if isinstance(error, AppLoadError) else ""
         _logger.error("%s%s", traceback, error)
         # Not before the page is served: the supervisor passes connections to a process that is up.
         self._state_when_up = "failed"
-        self._tell(files_of_error(error))
-        return ErrorPage(error)
+        self._tell(files_of_traceback(traceback))
+        return ErrorPage(error, traceback)
 
     def accompany(self, server: Server) -> None:
         """Report when the server accepts connections, and stop it when the supervisor says so."""
@@ -291,6 +291,7 @@ class Supervised:
             self._send({"state": self._state})
             return
         with self._lock:
-            for files in self._imports.unknown(more):
-                if self._send({"state": self._state, "files": files}):
-                    self._imports.told(files)
+            self._imports.report(more)
+
+    def _send_files(self, files: list[str], since: float) -> bool:
+        return self._send({"state": self._state, "files": files, "since": since})

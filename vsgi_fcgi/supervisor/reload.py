@@ -42,23 +42,12 @@ def supervise_and_watch(
         The exit status of the last process.
 
     Raises:
-        UsageError: watchfiles is not installed, or a path of ``extra`` does not exist.
+        UsageError: a path of ``extra`` does not exist.
     """
-    with signals_as_bytes() as (sending, receiving):
-
-        def wake() -> None:
-            # If the socket is full, the supervisor wakes up anyway.
-            with contextlib.suppress(BlockingIOError):
-                sending.send(b"\0")
-
-        watch = Watch(extra, wake)
-        supervisor = ReloadingSupervisor(listeners, receiving, watch, grace, folder)
+    with signals_as_bytes() as wakeups:
+        supervisor = ReloadingSupervisor(listeners, wakeups, Watch(extra), grace, folder)
         with contextlib.closing(supervisor):
-            watch.start()
-            try:
-                return supervisor.run()
-            finally:
-                watch.stop()
+            return supervisor.run()
 
 
 class ReloadingSupervisor(Supervisor):
@@ -69,8 +58,8 @@ class ReloadingSupervisor(Supervisor):
 
     Args:
         listeners: the sockets on which the processes accept.
-        wakeups: receives a byte for each signal and for each report of the watch.
-        watch: reports which files have changed.
+        wakeups: receives a byte for each signal.
+        watch: knows which files have changed.
         grace: seconds that running requests have to end.
         folder: the working directory of the processes; None for that of the supervisor.
     """
@@ -94,7 +83,7 @@ class ReloadingSupervisor(Supervisor):
 
     def act(self) -> None:
         """Start a process at first, and a new one if files have changed."""
-        changed = self._watch.take()
+        changed = self._watch.changes()
         if self._begun and not changed:
             return
         self._begun = True
@@ -116,14 +105,18 @@ class ReloadingSupervisor(Supervisor):
         if not self.start():
             self._watch.watch_folder(self._here, time.time())
 
+    def select_timeout(self) -> float | None:
+        """Look for changes from time to time."""
+        timeout = super().select_timeout()
+        if self.stopping is not None:
+            return timeout
+        look = max(0.0, self._watch.next_look - time.monotonic())
+        return look if timeout is None else min(look, timeout)
+
     def reported(self, process: AppProcess, message: Message) -> None:
         """Watch the files that a process has imported."""
-        files = {
-            path: None if stamp is None else (stamp[0], stamp[1], stamp[2])
-            for path, stamp in message["files"].items()
-        }
-        process.files.update(files)
-        self._watch.add(files)
+        process.files.update(message["files"])
+        self._watch.add(message["files"], message["since"])
         if message["state"] != process.state and not process.retired:
             if message["state"] == "serving":
                 self._watch.keep_only(process.files)

@@ -88,10 +88,10 @@ def supervise(
     for listener in listeners:
         listener.shared = True
     more = (signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
-    with signals_as_bytes(more) as (_, receiving):
+    with signals_as_bytes(more) as wakeups:
         supervisor = Supervisor(
             listeners,
-            receiving,
+            wakeups,
             count=config.process_count,
             grace=grace,
             folder=folder,
@@ -106,8 +106,8 @@ def supervise(
 @contextlib.contextmanager
 def signals_as_bytes(
     more: Sequence[signal.Signals] = (),
-) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Return a pair of sockets. The second one receives the number of each signal as a byte.
+) -> Iterator[socket.socket]:
+    """Return a socket that receives the number of each signal as a byte.
 
     Afterwards the signals that stop have no effect: this process is about to end, and another
     signal must not prevent the removal of its socket files.
@@ -136,7 +136,7 @@ def signals_as_bytes(
         for early_one in came:
             sending.send(bytes((early_one,)))
         try:
-            yield sending, receiving
+            yield receiving
         finally:
             signal.set_wakeup_fd(wakeup)
             signal.signal(signal.SIGCHLD, on_child)
@@ -235,7 +235,7 @@ class Supervisor:
         """
         self.act()
         while self.stopping is None or self.processes:
-            for key, _ in self._selector.select(self._select_timeout()):
+            for key, _ in self._selector.select(self.select_timeout()):
                 if key.fileobj is self._wakeups:
                     self._handle_signals()
                 elif key.data in self.processes:
@@ -684,7 +684,7 @@ class Supervisor:
             process.kill_at = None
             process.send_signal(signal.SIGKILL)
 
-    def _select_timeout(self) -> float | None:
+    def select_timeout(self) -> float | None:
         """Return the seconds until there is something to do without a message or a signal."""
         now = time.monotonic()
         times = [each.kill_at for each in self.processes if each.kill_at is not None]

@@ -5,20 +5,20 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator
 
 import vsgi_fcgi
-from vsgi_fcgi.exceptions import AppLoadError, UsageError
+from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.supervisor.messages import MESSAGE_SIZE
-from vsgi_fcgi.supervisor.watcher import MAX_FILES, Stamp, stamp_since
+from vsgi_fcgi.supervisor.watcher import MAX_FILES
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.response import StartResponse
 
 _MAX_PATHS = MESSAGE_SIZE // 2
-"""Bytes of paths in a message. JSON may make them longer."""
+"""Bytes of paths in a message, as JSON. The last one may exceed it."""
 
 # The standard library, and this package. The parent would continue to run the old server.
 _NOT_WATCHED = tuple(
@@ -28,46 +28,51 @@ _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 
 
 class ImportedFiles:
-    """The files that the app has imported, and which of them the supervisor knows."""
+    """The files that the app has imported, and which of them the supervisor knows.
 
-    def __init__(self) -> None:
-        self._told: set[str] = set()
+    Args:
+        send: sends paths to the supervisor, with the time in seconds since the epoch after which
+            these files may have changed. Returns False if it must be tried again later.
+    """
+
+    def __init__(self, send: Callable[[list[str], float], bool]) -> None:
+        self._send = send
+        self._sent: set[str] = set()
         self._modules = 0
         self._looked = time.time()
 
     @property
     def may_be_more(self) -> bool:
-        """Whether modules were imported since the last look, or files could not be sent."""
+        """Whether modules were imported since the last report, or files could not be sent."""
         return len(sys.modules) != self._modules
 
-    def unknown(self, more: Iterable[str]) -> Iterator[dict[str, Stamp | None]]:
-        """Yield the files that the supervisor does not know, in parts that fit into a message.
-
-        There is at least one part, which may be empty. The next look finds those for which `told`
-        is not called.
+    def report(self, more: Iterable[str] = ()) -> None:
+        """Send the files that the supervisor does not know, in at least one message.
 
         Args:
             more: files in addition to those of the modules.
         """
         looked, modules = time.time(), len(sys.modules)
-        found = {path for path in (*_imported_files(), *more) if path not in self._told}
-        paths = sorted(found)[: MAX_FILES - len(self._told)]
-        files: dict[str, Stamp | None] = {}
-        room = _MAX_PATHS
-        for path in paths:
-            files[path] = stamp_since(path, self._looked)
-            room -= len(json.dumps(path)) + 80
-            if room < 0:
-                yield files
-                files, room = {}, _MAX_PATHS
-        yield files
         self._modules = 0
-        if self._told.issuperset(paths):
-            self._looked, self._modules = looked, modules
+        found = {path for path in (*_imported_files(), *more) if path not in self._sent}
+        for part in _parts(sorted(found)[: MAX_FILES - len(self._sent)]):
+            if not self._send(part, self._looked):
+                return
+            self._sent.update(part)
+        self._looked, self._modules = looked, modules
 
-    def told(self, files: Iterable[str]) -> None:
-        """Note that the supervisor knows these files."""
-        self._told.update(files)
+
+def _parts(paths: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the paths in parts that fit into a message. The last one may be empty."""
+    part: list[str] = []
+    room = _MAX_PATHS
+    for path in paths:
+        part.append(path)
+        room -= len(json.dumps(path))
+        if room < 0:
+            yield part
+            part, room = [], _MAX_PATHS
+    yield part
 
 
 def _imported_files() -> Iterator[str]:
@@ -79,44 +84,18 @@ def _imported_files() -> Iterator[str]:
         except AttributeError:
             continue
         if isinstance(path, str) and _is_ours(path):
-            yield _on_disk(os.path.abspath(path))
+            yield os.path.abspath(path)
 
 
 def _is_ours(path: str) -> bool:
     return not path.startswith(_NOT_WATCHED) and not any(name in path for name in _INSTALLED)
 
 
-def _on_disk(path: str) -> str:
-    """Return the file that holds a module: for one in a ZIP file, the ZIP file."""
-    found = path
-    while not os.path.exists(found) and found != os.path.dirname(found):
-        found = os.path.dirname(found)
-    return found if os.path.isfile(found) else path
-
-
-def files_of_error(error: BaseException | None) -> Iterator[str]:
-    """Yield the files in the tracebacks of an error and of its causes."""
-    seen: set[int] = set()
-    errors = [error]
-    while errors:
-        error = errors.pop()
-        if error is None or id(error) in seen:
-            continue
-        seen.add(id(error))
-        errors += [error.__cause__, error.__context__]
-        names = list(_frames(error.__traceback__))
-        if isinstance(error, SyntaxError) and error.filename:
-            names.append(error.filename)
-        for name in names:
-            path = os.path.abspath(name)
-            if _is_ours(path) and os.path.isfile(path):
-                yield path
-
-
-def _frames(traceback: TracebackType | None) -> Iterator[str]:
-    while traceback is not None:
-        yield traceback.tb_frame.f_code.co_filename
-        traceback = traceback.tb_next
+def files_of_traceback(text: str) -> Iterator[str]:
+    """Yield the files in a traceback. Python forgets the modules whose import has failed."""
+    for path in map(os.path.abspath, re.findall(r'File "(.+?)", line \d', text)):
+        if _is_ours(path) and os.path.isfile(path):
+            yield path
 
 
 # The page that replaces an app that could not be loaded
@@ -142,10 +121,10 @@ class ErrorPage:
 
     Args:
         error: the reason why the real app could not be loaded.
+        text: the traceback of the app, or nothing.
     """
 
-    def __init__(self, error: UsageError) -> None:
-        text = error.traceback if isinstance(error, AppLoadError) else ""
+    def __init__(self, error: UsageError, text: str) -> None:
         traceback = f"<pre>{html.escape(text)}</pre>\n" if text else ""
         page = _PAGE.format(sentence=html.escape(str(error)), traceback=traceback)
         # Source lines may contain lone surrogates, which UTF-8 cannot encode.

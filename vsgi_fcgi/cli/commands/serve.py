@@ -42,7 +42,6 @@ from vsgi_fcgi.transport.monkey_patching import check_patching, patch_for_greenl
 from vsgi_fcgi.wsgi.response import App
 
 if TYPE_CHECKING:
-    from vsgi_fcgi.server.server import Server
     from vsgi_fcgi.status.scoreboard import Scoreboard
     from vsgi_fcgi.supervisor.child import Supervised
 
@@ -298,8 +297,10 @@ def _serve_on(
     server.at_exit.append(process.clean_up)
     if child is not None:
         child.accompany(server)
-    if fronts.status or options.status_path is not None:
-        _serve_status(fronts.status, server, options, child)
+    if fronts.status:
+        from vsgi_fcgi.cli.commands.status_front import StatusFront
+
+        StatusFront(fronts.status, server, options)
     if fronts.push:
         from vsgi_fcgi.cli.commands.push_front import PushFront
 
@@ -363,24 +364,6 @@ def _connect_others(options: Options, child: Supervised | None) -> None:
             "a server with held requests needs threads that publish, but this host allows no more;"
             " lower --processes or --threads"
         ) from error
-
-
-def _serve_status(
-    listeners: Sequence[Listener], server: Server, options: Options, child: Supervised | None
-) -> None:
-    from vsgi_fcgi.status.scoreboard import Scoreboard
-
-    if child is not None and child.scoreboard is not None:
-        board = Scoreboard(child.scoreboard)
-        index = board.claim()
-        if index is not None:
-            server.scoreboard = board, index
-    if server.scoreboard is None:
-        server.scoreboard = Scoreboard(requests=options.max_running), 0
-    if listeners:
-        from vsgi_fcgi.cli.commands.status_front import StatusFront
-
-        StatusFront(listeners, server, options)
 
 
 def _make_scoreboard(options: Options) -> Scoreboard | None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from vsgi_fcgi.cli.commands.local_front import LocalFront, text
+from vsgi_fcgi.cli.settings.options import Options
+from vsgi_fcgi.listen.listeners import Listener
 from vsgi_fcgi.server.mailbox import GreenletLatch
 from vsgi_fcgi.server.publishing import Publisher
+from vsgi_fcgi.server.server import Server
 from vsgi_fcgi.status.app import PATHS, Response, respond
 
 
 class StatusFront(LocalFront):
-    """Serves the status on HTTP. The server has a scoreboard."""
+    """Serves the status on HTTP."""
 
     starts = "serving the status on"
     warning = (
         "the status can be read from other machines: it shows the URLs of requests and the"
         " addresses of clients"
     )
+
+    def __init__(self, listeners: Sequence[Listener], server: Server, options: Options) -> None:
+        super().__init__(listeners, server, options)
+        server.serves_status = True
 
     def respond(self, environ: dict[str, Any]) -> Response:
         """Return a page of the status."""

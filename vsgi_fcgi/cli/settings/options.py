@@ -262,7 +262,7 @@ class Options(
 
     reload: bool = setting(
         False,
-        "restart the app when a file that it imported changes; needs the extra reload",
+        "restart the app when a file that it imported changes",
         group="development",
         aliases=("--live-reload",),
     )
