@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.fcgi import records
 
 from vsgi_fcgi.protocol.records import decode_pairs
-from vsgi_fcgi.recording.records import IN, OUT, Cutter, Record, hide_secrets
+from vsgi_fcgi.recording import IN, OUT
+from vsgi_fcgi.recording.records import Record, cut, hide_secrets
 
 SECRET = "tHe-SeCrEt"
 
@@ -37,11 +38,7 @@ HEAD = (
 
 
 def recorded(inward: bytes, outward: bytes = b"", bodies: int = 0) -> list[Record]:
-    found: list[Record] = []
-    for direction, data in ((IN, inward), (OUT, outward)):
-        cutter = Cutter(found, direction)
-        cutter.feed(0.0, data)
-        cutter.finish()
+    found = cut([(0.0, IN, inward, 0), (0.0, OUT, outward, 0)])
     hide_secrets(found, bodies)
     return found
 

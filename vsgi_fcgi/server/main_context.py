@@ -319,7 +319,7 @@ class MainContext:
         """
         self.services.in_child = True
         if self.connections.recorder is not None:
-            self.connections.recorder.forked(stop=get_ident() == self._ident)
+            self.connections.recorder.forked()
         self.services.mailbox.forked()
         in_hub = get_ident() == self._ident
         for connection in self.connections:

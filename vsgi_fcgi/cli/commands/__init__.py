@@ -194,7 +194,7 @@ TIMELINE: Final = Command(
     argument="recording",
     summary="draw a recording as an HTML page",
     description=(
-        "Draw a recording of --record as an HTML page: a lane for each request, when its records"
+        "Draw a recording of --record as an HTML page: a lane for each request id, when its records"
         " passed, and who waited for whom. The page needs no other file."
     ),
     epilog="Write timeline:app for an app whose module is called timeline.",

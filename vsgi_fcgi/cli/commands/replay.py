@@ -35,11 +35,11 @@ class TimelineOptions(ReplayOptions):
     )
 
 
-def replay(line: CommandLine) -> int:
+def replay(words: CommandLine) -> int:
     """Print the records of a recording, and the events that they cause."""
     from vsgi_fcgi.recording.replay import replay
 
-    about, records = _read(resolve(line, os.environ).options)
+    about, records = _read(resolve(words, os.environ).options)
     lines = [
         f"{about.peer}, recorded by {about.server}; time 0 is {about.began}",
         *(f"reason: {reason}" for reason in about.reasons or ["asked for"]),
@@ -47,7 +47,8 @@ def replay(line: CommandLine) -> int:
     if about.dropped:
         lines.append(f"earlier reads and writes that were not kept: {about.dropped}")
     for text in (*lines, *replay(about, records)):
-        sys.stdout.write(escape_controls(text) + "\n")
+        line = escape_controls(text).encode("ascii", "backslashreplace")
+        sys.stdout.write(line.decode() + "\n")
     return 0
 
 
