@@ -17,8 +17,8 @@ from vsgi_fcgi.recording import IN, OUT
 from vsgi_fcgi.recording.records import cut
 from vsgi_fcgi.transport.recording import SMALL_ROOM, UNKNOWN, Recording
 
-Plain = tuple[int, int, int, int]
-"""The type, the id, the length of the content and that of the padding of a record."""
+Plain = tuple[int, int, int]
+"""The type, the id and the length of the content of a record."""
 
 
 class Room:
@@ -59,7 +59,7 @@ def receive(kept: Recording, data: bytes, cuts: Iterator[int], *, views: bool = 
 
 def plain(kept: Recording, direction: str) -> list[Plain]:
     return [
-        (each.kind, each.id, each.length, each.padding)
+        (each.kind, each.id, each.length)
         for each in cut(kept.entries())
         if each.direction == direction
     ]
@@ -87,7 +87,7 @@ def records_of(data: bytes) -> list[Plain]:
     while at < len(data):
         kind, id = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         length, padding = int.from_bytes(data[at + 4 : at + 6], "big"), data[at + 6]
-        found.append((kind, id, length, padding))
+        found.append((kind, id, length))
         at += 8 + length + padding
     return found
 
@@ -173,7 +173,7 @@ def test_one_read_that_exceeds_the_limit_is_not_kept() -> None:
     receive(kept, records.begin(1) + params, iter([65536]))
     assert kept.entries() == []
     kept.received(records.stdin(1, b""))
-    assert plain(kept, IN) == [(records.STDIN, 1, 0, 0)]
+    assert plain(kept, IN) == [(records.STDIN, 1, 0)]
 
 
 def test_bytes_that_are_not_fastcgi_are_not_kept() -> None:

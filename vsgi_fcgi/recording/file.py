@@ -22,6 +22,9 @@ FORMAT: Final = 1
 MAX_FILE: Final = 67108864
 """Bytes of the largest file that is read: 64 MiB."""
 
+_MAX_TIME: Final = 1e10
+"""The latest time, in seconds."""
+
 
 @dataclass(kw_only=True)
 class About:
@@ -60,8 +63,8 @@ def encode(about: About, records: Iterable[Record]) -> str:
         if record.direction == NOTE:
             values.append(record.text)
         else:
-            values += (record.kind, record.id, record.length, record.padding, record.got)
-            values += (round(record.until, 6), record.content.decode("latin-1"))
+            values += (record.kind, record.id, record.length, record.got)
+            values.append(record.content.decode("latin-1"))
         lines.append(json.dumps(values))
     return "\n".join(lines) + "\n"
 
@@ -115,29 +118,24 @@ def _about(value: Any) -> About:
     return About(**{item.name: value[item.name] for item in fields(About)})
 
 
-_MAX_TIME: Final = 1e10
-_RANGES: Final = (
-    (0, _MAX_TIME),
-    (NOT_FASTCGI, 255),
-    (0, 65535),
-    (0, 65535),
-    (0, 255),
-    (0, 65535),
-    (0, _MAX_TIME),
-)
-"""Of the time, the type, the id, the length, the padding, the bytes that passed, and the end."""
-
-
 def _record(value: Any) -> Record:
     match value:
         case [int() | float() as time, "note", str(text)] if 0 <= time <= _MAX_TIME:
-            return Record(time, time, NOTE, text=text)
-        case [time, "in" | "out" as direction, *more, str(text)] if len(more) == 6 and all(
-            isinstance(each, int | float) and lowest <= each <= highest
-            for each, (lowest, highest) in zip((time, *more), _RANGES, strict=True)
+            return Record(time, NOTE, text=text)
+        case [
+            int() | float() as time,
+            "in" | "out" as direction,
+            int(kind),
+            int(id),
+            int(length),
+            int(got),
+            str(text),
+        ] if (
+            0 <= time <= _MAX_TIME
+            and NOT_FASTCGI <= kind <= 255
+            and 0 <= id <= 65535
+            and len(text) <= got <= length <= 65535
+            and max(text, default="") <= "\xff"
         ):
-            kind, id, length, padding, got = map(int, more[:-1])
-            if len(text) <= got <= length and max(text, default="") <= "\xff":
-                content = text.encode("latin-1")
-                return Record(time, more[-1], direction, kind, id, length, padding, got, content)
+            return Record(time, direction, kind, id, length, got, text.encode("latin-1"))
     raise _Malformed("it is neither a record nor a note")

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import starmap, takewhile
 from typing import Any, Final
 
 from vsgi_fcgi.exceptions import ParamsError
 from vsgi_fcgi.protocol.constants import HEADER_SIZE, VERSION, RecordType
-from vsgi_fcgi.protocol.records import HEADER, KNOWN_TYPES, decode_pairs, iter_pairs
+from vsgi_fcgi.protocol.records import HEADER, KNOWN_TYPES, decode_pairs, encode_pairs, iter_pairs
 from vsgi_fcgi.recording import NOTE
 
 _PARAMS = (
@@ -42,7 +42,7 @@ _HEADERS = (
 SHOWN_HEADERS: Final = frozenset(_HEADERS.split())
 """The headers of responses whose values are shown."""
 
-_NAME: Final = re.compile(rb"[A-Z0-9_]{1,64}$")
+_NAME: Final = re.compile(r"[A-Z0-9_]{1,64}\Z")
 _HEADER_NAME: Final = re.compile(rb"[A-Za-z0-9-]{1,64}\Z")
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _BODIES: Final = (RecordType.STDIN, RecordType.STDERR, RecordType.DATA)
@@ -63,24 +63,20 @@ class Record:
 
     Attributes:
         time: the time of its first byte, in seconds.
-        until: the time of its last byte.
         direction: `IN`, `OUT` or `NOTE`.
         kind: its type, or `NOT_FASTCGI`.
         id: the request id.
         length: the length of its content.
-        padding: the length of its padding.
         got: how many bytes of its content have passed.
         content: its content from the first byte on, as far as it is kept.
         text: the text of a note.
     """
 
     time: float
-    until: float
     direction: str
     kind: int = 0
     id: int = 0
     length: int = 0
-    padding: int = 0
     got: int = 0
     content: bytes = b""
     text: str = ""
@@ -93,7 +89,7 @@ class Record:
         return RecordType(self.kind).name if self.kind in KNOWN_TYPES else f"type {self.kind}"
 
 
-class Cutter:
+class _Cutter:
     """Cuts the bytes of one direction into records.
 
     Args:
@@ -106,10 +102,9 @@ class Cutter:
         begun: the time of its first byte, in seconds.
     """
 
-    def __init__(self, records: list[Record], direction: str, skip: int = 0) -> None:
+    def __init__(self, records: list[Record], direction: str, skip: int) -> None:
         self._records = records
-        self._direction = direction
-        self._last = Record(0, 0, direction)
+        self._last = Record(0, direction)
         self._left = skip
         self.head = b""
         self.begun = 0.0
@@ -121,30 +116,28 @@ class Cutter:
             last = self._last
             if self._left:
                 taken = min(self._left, size - at)
+                self._left -= taken
                 got = min(taken, last.length - last.got)
                 if isinstance(piece, bytes) and len(last.content) == last.got:
                     last.content += piece[at : at + got]
                 last.got += got
-                last.until = time
-                self._left -= taken
             else:
                 # Headers are always kept.
                 assert isinstance(piece, bytes)
+                self.begun = self.begun if self.head else time
                 taken = min(HEADER_SIZE - len(self.head), size - at)
-                if not self.head:
-                    self.begun = time
                 self.head += piece[at : at + taken]
                 if len(self.head) == HEADER_SIZE:
-                    self._begin(time)
+                    self._begin()
             at += taken
 
-    def _begin(self, time: float) -> None:
+    def _begin(self) -> None:
         version, kind, id, length, padding = HEADER.unpack(self.head)
-        self._last = Record(self.begun, time, self._direction, kind, id, length, padding)
+        self._last = Record(self.begun, self._last.direction, kind, id, length)
         self._left = length + padding
         if version != VERSION:
             # The first bytes only, as in the log: cookies may follow in an HTTP request.
-            self._last = Record(self.begun, time, self._direction, NOT_FASTCGI, 0, HEADER_SIZE)
+            self._last = Record(self.begun, self._last.direction, NOT_FASTCGI, 0, HEADER_SIZE)
             self._last.content, self._last.got = self.head, HEADER_SIZE
             self._left = sys.maxsize
         self._records.append(self._last)
@@ -158,24 +151,20 @@ def cut(entries: Iterable[tuple[float, str, Any, int]]) -> list[Record]:
         entries: as `vsgi_fcgi.transport.recording` describes them.
     """
     records: list[Record] = []
-    cutters: dict[str, Cutter] = {}
+    cutters: dict[str, _Cutter] = {}
     zero = None
     for moment, direction, what, skip in entries:
         zero = moment if zero is None else zero
-        time = moment - zero
         if direction == NOTE:
-            records.append(Record(time, time, NOTE, text=what))
-            continue
-        if direction not in cutters:
-            if skip < 0:
-                continue
-            cutters[direction] = Cutter(records, direction, skip)
-        for piece in [what] if isinstance(what, bytes) else what:
-            cutters[direction].feed(time, piece)
+            records.append(Record(moment - zero, NOTE, text=what))
+        elif direction in cutters or skip >= 0:
+            cutter = cutters.setdefault(direction, _Cutter(records, direction, skip))
+            for piece in [what] if isinstance(what, bytes) else what:
+                cutter.feed(moment - zero, piece)
     for each in cutters.values():
         if each.head:
             text = f"{len(each.head)} bytes of an incomplete header"
-            records.append(Record(each.begun, each.begun, NOTE, text=text))
+            records.append(Record(each.begun, NOTE, text=text))
     return records
 
 
@@ -226,7 +215,10 @@ def _hide_params(records: list[Record]) -> None:
     if len(stream) < len(records) and len(block) == sum(record.length for record in stream):
         with suppress(ParamsError):
             decode_pairs(block, len(block))
-            hidden = _hide_values(block)
+            hidden = encode_pairs(starmap(_hide_value, iter_pairs(block, block.decode("latin-1"))))
+    if len(hidden) != len(block):
+        # A length takes more bytes than it needs.
+        hidden = b""
     at = 0
     for record in records:
         end = at + len(record.content)
@@ -234,34 +226,20 @@ def _hide_params(records: list[Record]) -> None:
         at = end
 
 
-def _hide_values(block: bytes) -> bytes:
-    """Return a well-formed block in which values and odd names are hidden. Its size is the same."""
-    out = bytearray(block)
-    at = 0
-    for name, value in iter_pairs(block, block.decode("latin-1")):
-        for _ in range(2):
-            at += 4 if block[at] > 127 else 1
-        middle = at + len(name)
-        end = middle + len(value)
-        if not _NAME.match(block, at, middle):
-            out[at:middle] = b"*" * len(name)
-        out[middle:end] = _shown(name, block[middle:end])
-        at = end
-    return bytes(out)
-
-
-def _shown(name: str, value: bytes) -> bytes:
-    """Return a param's value, hidden if it may be a secret."""
-    if name not in SHOWN_PARAMS:
-        return b"*" * len(value)
+def _hide_value(name: str, value: str) -> tuple[str, str]:
+    """Return a param whose name and value are hidden if they may be secrets."""
+    shown = value if name in SHOWN_PARAMS else ""
     if name == "REQUEST_URI":
-        path = value.partition(b"?")[0]
+        shown = value.partition("?")[0]
         # An absolute URI may contain a password.
-        if not path.startswith(b"/") and path != b"*":
-            path = b""
-        hidden = b"*" * (len(value) - len(path))
-        return path + (b"?" + hidden[1:] if hidden and path else hidden)
-    return value
+        if not shown.startswith("/") and shown != "*":
+            shown = ""
+        elif len(shown) < len(value):
+            shown += "?"
+    return (
+        name if _NAME.match(name) else "*" * len(name),
+        shown + "*" * (len(value) - len(shown)),
+    )
 
 
 def _hide_response(records: list[Record], bodies: int) -> None:

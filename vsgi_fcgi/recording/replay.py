@@ -74,12 +74,11 @@ def replay(about: About, records: list[Record]) -> Iterator[str]:
 
 
 def encode_record(record: Record) -> bytes:
-    """Return a record as it has passed, with filler for content that is not in the recording."""
+    """Return a record without padding, and with filler for content that is not known."""
     if record.kind == NOT_FASTCGI:
         return record.content
-    head = HEADER.pack(VERSION, record.kind, record.id, record.length, record.padding)
-    content = record.content + _FILLER * (record.got - len(record.content))
-    return head + content + (bytes(record.padding) if record.got == record.length else b"")
+    head = HEADER.pack(VERSION, record.kind, record.id, record.length, 0)
+    return head + record.content + _FILLER * (record.got - len(record.content))
 
 
 def describe(record: Record) -> str:

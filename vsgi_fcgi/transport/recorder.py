@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from vsgi_fcgi.exceptions import UsageError
@@ -41,7 +42,7 @@ _SUFFIX: Final = ".recording"
 
 
 class Log(Protocol):
-    """The methods of a log that the recorder uses, in any thread."""
+    """The methods of a log that this package uses, in any thread."""
 
     def info(self, message: str, *args: object) -> object:
         """Log a message for information."""
@@ -66,40 +67,20 @@ def check_record(folder: str) -> None:
 
 
 class Recorder:
-    """Makes the recordings of connections, and writes them. It belongs to the main context.
+    """Makes the recordings of connections, and writes them: their `Sink`, in the main context.
 
     Args:
         folder: the folder for files.
         config: the settings.
         log: the log.
         loop: the event loop.
-        max_requests: the limit of requests on a connection, for a replay.
-        max_params_count: the limit of params of a request, for a replay.
-        roles: the numbers of the roles that are served, for a replay.
-
-    Attributes:
-        room: bytes that a recording may hold if it gets one of the larger rooms.
-        rooms: number of these rooms that are free.
-        keep: bytes of each record, other than PARAMS, that are kept of a large read or write.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        config: TransportConfig,
-        log: Log,
-        loop: Loop,
-        *,
-        max_requests: int,
-        max_params_count: int,
-        roles: Iterable[int],
-    ) -> None:
-        self._folder = folder
+    def __init__(self, folder: str, config: TransportConfig, log: Log, loop: Loop) -> None:
+        self.folder = folder
         self._config = config
         self._log = log
         self._loop = loop
-        self._limits = max_requests, config.max_params_bytes, max_params_count
-        self._roles = sorted(roles)
         self.room = config.record_records * _RECORD_COST
         self.rooms = _MAX_MEMORY // self.room
         self.keep = max(_KEEP, config.record_body_bytes)
@@ -115,11 +96,13 @@ class Recorder:
 
     def settle(self, recording: Recording) -> None:
         """Write a recording soon, unless there were too many within this second."""
+        if self._off:
+            return
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._count = second, 0
         self._count += 1
-        if self._off or self._count > _PER_SECOND:
+        if self._count > _PER_SECOND:
             recording.reasons = ()
             if self._count == _PER_SECOND + 1:
                 self._log.warning(
@@ -143,16 +126,8 @@ class Recorder:
             self._submit(recording)
 
     def write_on_demand(self, recordings: Iterable[Recording]) -> None:
-        """Write the recordings of the connections that were active last."""
-        found = [each for each in recordings if each.last]
-        found.sort(key=lambda each: (bool(each.protocol.requests), each.last), reverse=True)
-        self._log.info(
-            "SIGUSR2: writing the recordings of %d of %d connections to %s",
-            min(len(found), _MAX_WAITING),
-            len(found),
-            self._folder,
-        )
-        for recording in found[:_MAX_WAITING]:
+        """Write as many recordings as possible, in this order."""
+        for recording in islice(recordings, _MAX_WAITING):
             recording.note("the server got SIGUSR2")
             self._submit(recording)
 
@@ -165,6 +140,7 @@ class Recorder:
         if self._off or not entries:
             return
         began = time.time() - (time.monotonic() - entries[0][0])
+        limits = recording.protocol._limits
         about = About(
             vsgi_fcgi_recording=FORMAT,
             server=f"vsgi_fcgi {__version__}",
@@ -172,10 +148,10 @@ class Recorder:
             began=datetime.fromtimestamp(began, UTC).isoformat(timespec="microseconds"),
             reasons=list(reasons),
             dropped=recording.dropped,
-            max_requests=self._limits[0],
-            max_params_bytes=self._limits[1],
-            max_params_count=self._limits[2],
-            roles=self._roles,
+            max_requests=limits.requests,
+            max_params_bytes=limits.params_bytes,
+            max_params_count=limits.params_count,
+            roles=sorted(map(int, recording.protocol._roles)),
         )
         if self._queue.qsize() >= _MAX_WAITING:
             self._fail(f"{_MAX_WAITING} others are waiting")
@@ -198,7 +174,7 @@ class Recorder:
             self._log.warning(
                 "a recording cannot be written to %s: %s; further failures are not logged until it"
                 " succeeds",
-                self._folder,
+                self.folder,
                 reason,
             )
 
@@ -228,7 +204,7 @@ class Recorder:
         self._number += 1
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         name = f"{_PREFIX}{stamp}-{os.getpid()}-{self._number}{_SUFFIX}"
-        path = os.path.join(self._folder, name)
+        path = os.path.join(self.folder, name)
         part = f"{path}.part"
         try:
             with open(part, "x", encoding="ascii", opener=partial(os.open, mode=0o600)) as file:
@@ -243,7 +219,7 @@ class Recorder:
     def _remove_oldest(self) -> None:
         """Remove the oldest recordings in the folder, of whichever process, beyond the limits."""
         found = []
-        with os.scandir(self._folder) as entries:
+        with os.scandir(self.folder) as entries:
             for entry in entries:
                 name = entry.name
                 if name.startswith(_PREFIX) and name.endswith((_SUFFIX, f"{_SUFFIX}.part")):
@@ -258,7 +234,7 @@ class Recorder:
             # The one that was just written stays, however large it is.
             if index and too_much:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(self._folder, name))
+                    os.unlink(os.path.join(self.folder, name))
 
     def forked(self) -> None:
         """Record nothing more, in a child that an app has forked."""

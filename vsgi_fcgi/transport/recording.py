@@ -135,12 +135,6 @@ class Recording:
         """Return a copy of the entries."""
         return self._older + self._entries
 
-    @property
-    def last(self) -> float:
-        """The time of the last entry; 0 if there is none."""
-        entries = self._entries or self._older
-        return entries[-1][0] if entries else 0.0
-
     def close(self) -> None:
         """Take note of the end of the connection. The recording may still be written."""
         if self.reasons:
