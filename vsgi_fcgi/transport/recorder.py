@@ -218,23 +218,19 @@ class Recorder:
 
     def _remove_oldest(self) -> None:
         """Remove the oldest recordings in the folder, of whichever process, beyond the limits."""
-        found = []
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith(_PREFIX) and name.endswith((_SUFFIX, f"{_SUFFIX}.part")):
-                    # Other processes remove files, too.
-                    with contextlib.suppress(FileNotFoundError):
-                        found.append((name, entry.stat(follow_symlinks=False).st_size))
-        found.sort(reverse=True)
+        suffixes = _SUFFIX, f"{_SUFFIX}.part"
+        names = [each for each in os.listdir(self.folder) if each.startswith(_PREFIX)]
+        names = sorted((each for each in names if each.endswith(suffixes)), reverse=True)
         total = 0
-        for index, (name, size) in enumerate(found):
-            total += size
-            too_much = total > self._config.record_total_bytes or index >= self._config.record_files
-            # The one that was just written stays, however large it is.
-            if index and too_much:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(self.folder, name))
+        for index, name in enumerate(names):
+            path = os.path.join(self.folder, name)
+            # Other processes remove files, too.
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(path).st_size
+                too_much = total > self._config.record_total_bytes
+                # The one that was just written stays, however large it is.
+                if index and (too_much or index >= self._config.record_files):
+                    os.unlink(path)
 
     def forked(self) -> None:
         """Record nothing more, in a child that an app has forked."""
