@@ -18,6 +18,7 @@ from vsgi_fcgi.cli import main
 from vsgi_fcgi.recording import IN, NOTE, OUT
 from vsgi_fcgi.recording.file import encode, read_recording
 from vsgi_fcgi.recording.records import Record
+from vsgi_fcgi.recording.timeline import make_page
 
 
 @pytest.fixture
@@ -87,10 +88,12 @@ class Page(HTMLParser):
         self.words += data + "\n"
 
 
-def test_a_timeline_is_one_page_that_shows_who_waited_for_whom(path: Path, tmp_path: Path) -> None:
-    output = tmp_path / "page.html"
-    assert main(["timeline", str(path), "--output", str(output)]) == 0
-    text = output.read_text()
+def test_a_timeline_is_one_page_that_shows_who_waited_for_whom(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["timeline", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("<!DOCTYPE html>")
     page = Page(text)
     names = {name for name, _ in page.tags}
     assert not names & {"script", "link", "img", "iframe", "object"}
@@ -116,26 +119,16 @@ def test_a_timeline_is_one_page_that_shows_who_waited_for_whom(path: Path, tmp_p
     assert "REQUEST_METHOD=GET; REQUEST_URI=/<script>alert(1)</script>" in page.words
 
 
-def test_a_timeline_shows_what_has_not_ended(tmp_path: Path) -> None:
-    path, output = tmp_path / "a.recording", tmp_path / "page.html"
+def test_a_timeline_shows_what_has_not_ended() -> None:
     note = Record(60.0, NOTE, text="the server got SIGUSR2")
-    path.write_text(encode(ABOUT, [begin(0.0, 1), note]))
-    assert main(["timeline", str(path), "--output", str(output)]) == 0
-    words = Page(output.read_text()).words
+    words = Page(make_page(ABOUT, [begin(0.0, 1), note])).words
     assert "id 1, in all: the server waits for the web server's data: 60.00 s" in words
 
 
-def test_a_timeline_has_few_lanes(tmp_path: Path) -> None:
-    path, output = tmp_path / "a.recording", tmp_path / "page.html"
-    path.write_text(encode(ABOUT, [begin(0.0, id) for id in range(1, 100)]))
-    assert main(["timeline", str(path), "--output", str(output)]) == 0
-    lanes = re.findall("<th>(id .*?)</th>", output.read_text())
+def test_a_timeline_has_few_lanes() -> None:
+    page = make_page(ABOUT, [begin(0.0, id) for id in range(1, 100)])
+    lanes = re.findall("<th>(id .*?)</th>", page)
     assert lanes == [f"id {id}" for id in range(68, 100)]
-
-
-def test_a_timeline_goes_to_standard_output(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["timeline", str(path)]) == 0
-    assert capsys.readouterr().out.startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +147,7 @@ def test_odd_recordings_are_shown(found: list[Record], tmp_path: Path) -> None:
     path = tmp_path / "a.recording"
     path.write_text(encode(ABOUT, found))
     assert main(["replay", str(path)]) == 0
-    assert main(["timeline", str(path), "--output", str(tmp_path / "page.html")]) == 0
+    assert main(["timeline", str(path)]) == 0
 
 
 def changed(**values: Any) -> str:
@@ -211,11 +204,8 @@ def test_a_malformed_file_is_refused_in_a_line(
 
 
 @pytest.mark.process
-def test_a_file_that_cannot_be_read_or_written(path: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert complaint(tmp_path, "replay", "/nowhere") == (
         "/nowhere cannot be read: No such file or directory"
     )
     assert complaint(tmp_path, "replay").startswith("FILE is missing")
-    assert complaint(tmp_path, "timeline", str(path), "--output", "/no/page") == (
-        "/no/page cannot be written: No such file or directory"
-    )

@@ -35,7 +35,7 @@ class Room:
 
 
 def recording(room: Room | None = None) -> Recording:
-    return Recording(room or Room(), server_protocol())
+    return Recording(room or Room(), server_protocol(), "a peer")
 
 
 def held(kept: Recording) -> int:
@@ -207,6 +207,6 @@ def test_a_bad_end_is_reported_once_until_it_is_written() -> None:
     room = Room()
     kept = recording(room)
     for number in range(100):
-        kept.end_badly("a peer", f"reason {number}")
+        kept.end_badly(f"reason {number}")
     assert room.settled == [kept]
     assert kept.reasons == tuple(f"reason {number}" for number in range(16))

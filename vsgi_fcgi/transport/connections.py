@@ -372,12 +372,8 @@ class Connections(Generic[C]):
         active = sorted(
             self.open, key=lambda each: (bool(each.protocol.requests), each.last_active)
         )
-        recordings = []
-        for each in reversed(active):
-            if each.recording is not None and not each.silent:
-                each.recording.peer = each.peer
-                recordings.append(each.recording)
-        self.recorder.write_on_demand(recordings)
+        found = [each.recording for each in reversed(active) if each.recording is not None]
+        self.recorder.write_on_demand(found)
 
     def report_late(self) -> None:
         """Log how many requests arrived too late, if any did."""

@@ -126,8 +126,8 @@ class Recorder:
             self._submit(recording)
 
     def write_on_demand(self, recordings: Iterable[Recording]) -> None:
-        """Write as many recordings as possible, in this order."""
-        for recording in islice(recordings, _MAX_WAITING):
+        """Write the first of some recordings, as far as they have entries."""
+        for recording in islice(filter(Recording.entries, recordings), _MAX_WAITING):
             recording.note("the server got SIGUSR2")
             self._submit(recording)
 

@@ -63,10 +63,11 @@ class Recording:
     Args:
         sink: the recorder.
         protocol: the protocol of the connection.
+        peer: the name of the peer.
 
     Attributes:
         protocol: the protocol of the connection.
-        peer: the name of the peer, when the recording is about to be written.
+        peer: the name of the peer.
         reasons: the faults since the recording was last written.
         dropped: how many entries are not kept any more.
     """
@@ -83,9 +84,10 @@ class Recording:
         "reasons",
     )
 
-    def __init__(self, sink: Sink, protocol: ServerProtocol) -> None:
+    def __init__(self, sink: Sink, protocol: ServerProtocol, peer: str) -> None:
         self._sink = sink
         self.protocol = protocol
+        self.peer = peer
         # When the new entries take half of the room, they become the older ones, which are then
         # dropped. This costs less than dropping single ones.
         self._older = _NONE
@@ -93,7 +95,6 @@ class Recording:
         self._size = 0
         self._half = SMALL_ROOM // 2
         self.dropped = 0
-        self.peer = ""
         self.reasons: tuple[str, ...] = ()
 
     def received(self, data: bytes | memoryview) -> None:
@@ -121,10 +122,9 @@ class Recording:
         """Keep a note about something that is not in the records."""
         self._append(NOTE, text, 0, len(text))
 
-    def end_badly(self, peer: str, reason: str) -> None:
+    def end_badly(self, reason: str) -> None:
         """Note a fault, and let the recorder write this recording soon."""
         self.note(reason)
-        self.peer = peer
         count = len(self.reasons)
         if count < _MAX_REASONS:
             self.reasons = (*self.reasons, reason)
