@@ -100,20 +100,18 @@ class Recording:
     def received(self, data: bytes | memoryview) -> None:
         """Keep the bytes of a read, before the protocol gets them."""
         protocol = self.protocol
-        skip = protocol.left + protocol._skip
-        if protocol._pending:
-            skip = UNKNOWN
+        skip = UNKNOWN if protocol._pending else protocol.left + protocol._skip
         size = len(data)
         if size <= _MAX_WHOLE or skip == UNKNOWN:
-            self._append(IN, data if isinstance(data, bytes) else bytes(data), skip, size)
+            self._append(IN, data if type(data) is bytes else bytes(data), skip, size)
         else:
             self._append_thin(IN, [data], skip)
 
     def sent(self, buffers: list[Buffer]) -> None:
         """Keep complete records, as they are passed to the kernel."""
+        # This does not copy a single bytes object.
         size = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         if size <= _MAX_WHOLE:
-            # This does not copy a single bytes object.
             self._append(OUT, b"".join(buffers), 0, size)
         else:
             self._append_thin(OUT, buffers, 0)
@@ -149,32 +147,34 @@ class Recording:
         self._append(direction, pieces, skip, size)
 
     def _append(self, direction: str, what: Any, skip: int, size: int) -> None:
-        size += _ENTRY_COST
-        if self._size + size > self._half and not self._make_room(size):
-            return
-        self._size += size
+        total = self._size + size + _ENTRY_COST
+        if total > self._half:
+            total = self._make_room(size + _ENTRY_COST)
+            if not total:
+                return
+        self._size = total
         self._entries.append((monotonic(), direction, what, skip))
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, size: int) -> int:
         """Get the larger room for an entry, or drop the older half of the entries.
 
         Returns:
-            Whether the entry fits.
+            The size of the new entries, with this one; 0 if it does not fit.
         """
         sink = self._sink
         if sink.rooms and sink.room > 2 * self._half:
             sink.rooms -= 1
             self._half = sink.room // 2
             if self._size + size <= self._half:
-                return True
+                return self._size + size
         self.dropped += len(self._older)
         self._older, self._entries, self._size = self._entries, [], 0
         if size <= self._half:
-            return True
+            return size
         # Records cannot be cut out of what has a gap.
         self.dropped += len(self._older) + 1
         self._older = _NONE
-        return False
+        return 0
 
 
 def thin(buffers: Iterable[Buffer], skip: int, keep: int) -> list[bytes | int]:
