@@ -236,10 +236,8 @@ def _hide_value(name: str, value: str) -> tuple[str, str]:
             shown = ""
         elif len(shown) < len(value):
             shown += "?"
-    return (
-        name if _NAME.match(name) else "*" * len(name),
-        shown + "*" * (len(value) - len(shown)),
-    )
+    name = name if _NAME.match(name) else "*" * len(name)
+    return name, shown + "*" * (len(value) - len(shown))
 
 
 def _hide_response(records: list[Record], bodies: int) -> None:
@@ -269,18 +267,16 @@ def _hide_headers(block: bytes, *, complete: bool) -> bytes:
     if not complete and lines:
         # The last line may be incomplete.
         lines.pop()
-    out, shown = b"", False
+    out = b""
     for line in lines:
         text = line.rstrip(b"\r\n")
         name, colon, value = text.partition(b":")
-        if colon and _HEADER_NAME.match(name):
-            shown = name.lower() in SHOWN_HEADERS
-            out += name + colon
-        elif not text:
-            value = b""
-        elif text[:1] in b" \t":
+        if text[:1] in (b"", b" ", b"\t"):
+            # The end, or the continuation of a value.
+            name = colon = b""
             value = text
-        else:
+        elif not colon or not _HEADER_NAME.match(name):
             break  # this is no header block
-        out += (value if shown else b"*" * len(value)) + line[len(text) :]
+        shown = value if name.lower() in SHOWN_HEADERS else b"*" * len(value)
+        out += name + colon + shown + line[len(text) :]
     return out
