@@ -139,13 +139,11 @@ def _row(css: str, time: float, gap: float, cells: list[str], lines: list[str]) 
 
 def _cell(record: Record, id: int, waits: dict[int, str]) -> str:
     """Return the cell of a lane: what its request waited for, and the record if it is its own."""
-    block = ""
+    what, block = waits.get(id, ""), ""
     if record.direction != NOTE and record.id == id:
         arrow = "&rarr;" if record.direction == IN else "&larr;"
         block = f'<b class="k{record.kind}">{arrow} {record.name}</b>'
-    return (
-        f'<td class="{waits.get(id, "")}" title="{_WAITS.get(waits.get(id, ""), "")}">{block}</td>'
-    )
+    return f'<td class="{what}" title="{_WAITS.get(what, "")}">{block}</td>'
 
 
 def _sums(id: int, waited: dict[str, float]) -> str:
@@ -157,7 +155,7 @@ def _content(record: Record) -> str:
     """Return the content of a record as text, if it is text by itself."""
     if record.kind in (RecordType.PARAMS, RecordType.BEGIN_REQUEST, RecordType.END_REQUEST):
         return ""
-    text = record.content.decode("latin-1").replace("\r\n", "\n")
+    text = record.content.decode("latin-1").replace("\r\n", "\n").strip()
     text = "".join(each if each.isprintable() or each == "\n" else "\u00b7" for each in text)
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "\u2026"
 
