@@ -11,66 +11,14 @@ from typing import Any
 
 import pytest
 from support.commands import complaint
-from support.fcgi import records
-from support.fcgi.records import BEGIN_REQUEST, END_REQUEST, PARAMS, STDIN, STDOUT
+from support.fcgi.records import BEGIN_REQUEST, END_REQUEST, PARAMS, STDOUT
+from support.recording_sample import ABOUT, RECORDS, begin, end, params, record
 
 from vsgi_fcgi.cli import main
-from vsgi_fcgi.recording import BLOCKED, UNBLOCKED
-from vsgi_fcgi.recording.file import About, encode, read_recording
-from vsgi_fcgi.recording.records import IN, NOTE, OUT, Record
-
-ABOUT = About(
-    vsgi_fcgi_recording=1,
-    server="vsgi_fcgi 0",
-    peer="connection 1 on fcgi+unix:///app.sock",
-    began="2026-01-01T00:00:00+00:00",
-    reasons=["request 2: the web server has aborted it"],
-    dropped=3,
-    max_requests=10,
-    max_params_bytes=1000,
-    max_params_count=20,
-    roles=[1],
-)
-
-
-def record(time: float, direction: str, kind: int, id: int, content: bytes = b"") -> Record:
-    size = len(content)
-    return Record(time, time, direction, kind, id, size, 0, size, content)
-
-
-def begin(time: float, id: int) -> Record:
-    return record(time, IN, BEGIN_REQUEST, id, b"\0\1\1\0\0\0\0\0")
-
-
-def params(time: float, id: int, uri: str) -> Record:
-    block = records.pairs({"REQUEST_METHOD": "GET", "REQUEST_URI": uri})
-    return record(time, IN, PARAMS, id, block)
-
-
-def end(time: float, id: int) -> Record:
-    return record(time, OUT, END_REQUEST, id, bytes(8))
-
-
-# Request 1 waits for data, then for its app, then for the web server. Request 2 is aborted.
-RECORDS = [
-    begin(0.0, 1),
-    params(0.0, 1, "/one"),
-    record(0.0, IN, PARAMS, 1),
-    Record(2.0, 2.5, IN, STDIN, 1, 100, 4, 100),
-    record(3.0, IN, STDIN, 1),
-    record(7.0, OUT, STDOUT, 1, b"Status: 200 OK\r\n\r\n"),
-    Record(7.5, 7.5, NOTE, text=f"{BLOCKED}: 9 bytes wait to be sent"),
-    Record(17.5, 17.5, NOTE, text=UNBLOCKED),
-    record(17.5, OUT, STDOUT, 1),
-    end(17.5, 1),
-    begin(18.0, 2),
-    params(18.0, 2, "/<script>alert(1)</script>"),
-    record(18.0, IN, PARAMS, 2),
-    record(18.0, IN, STDIN, 2),
-    record(19.0, IN, 2, 2),
-    Record(19.0, 19.0, NOTE, text=ABOUT.reasons[0]),
-    end(19.0, 2),
-]
+from vsgi_fcgi.recording import IN, NOTE, OUT
+from vsgi_fcgi.recording.file import encode, read_recording
+from vsgi_fcgi.recording.records import Record
+from vsgi_fcgi.recording.timeline import make_page
 
 
 @pytest.fixture
@@ -107,8 +55,11 @@ def test_a_replay_shows_where_the_protocol_was_violated(
     again = [begin(0.0, 1), begin(1.0, 1), begin(2.0, 2)]
     path.write_text(encode(ABOUT, again))
     assert main(["replay", str(path)]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert "error: BEGIN_REQUEST record (id 1, 8 bytes): a request with this id has not" in last
+    lines = capsys.readouterr().out.splitlines()
+    assert "error: BEGIN_REQUEST record (id 1, 8 bytes): a request with this id has not" in lines[5]
+    # What follows was not processed.
+    assert "BEGIN_REQUEST" in lines[6]
+    assert "id 1 had not ended" in lines[7]
 
 
 def test_a_replay_escapes_what_would_control_a_terminal(
@@ -137,10 +88,12 @@ class Page(HTMLParser):
         self.words += data + "\n"
 
 
-def test_a_timeline_is_one_page_that_shows_who_waited_for_whom(path: Path, tmp_path: Path) -> None:
-    output = tmp_path / "page.html"
-    assert main(["timeline", str(path), "--output", str(output)]) == 0
-    text = output.read_text()
+def test_a_timeline_is_one_page_that_shows_who_waited_for_whom(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["timeline", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("<!DOCTYPE html>")
     page = Page(text)
     names = {name for name, _ in page.tags}
     assert not names & {"script", "link", "img", "iframe", "object"}
@@ -149,40 +102,44 @@ def test_a_timeline_is_one_page_that_shows_who_waited_for_whom(path: Path, tmp_p
     ]
     assert addresses == ["#broke-0"]
     assert not re.search(r"url\(|@import|https?:", text)
-    assert "prefers-color-scheme: dark" in text
-    waits = [
-        found["class"]
-        for name, found in page.tags
-        if name == "rect" and found.get("height") == "40"
-    ]
-    # The second request began when the first had ended.
-    assert waits == ["w-data", "w-data", "w-data", "w-app", "w-app", "w-read", "w-app"]
-    for title in (
-        "the server waits for the web server's data: 2.00 s",
-        "the app runs, or waits for a worker: 4.00 s",
-        "the web server does not read the response: 10.00 s",
-    ):
-        assert title in page.words
-    assert [found["id"] for _, found in page.tags if "id" in found] == ["broke-0"]
+    assert "color-scheme: light dark" in text
     assert {"id 1", "id 2"} <= set(page.words.splitlines())
-    assert "GET /<script>alert(1)</script>" in page.words
-    assert "aborted by the web server" in page.words
+    # Two lanes, and in each row what the requests waited for before it.
+    lanes = [found["class"] for name, found in page.tags if name == "td" and "class" in found]
+    waits = [tuple(lanes[at : at + 2]) for at in range(0, len(lanes), 2)]
+    read = [*[("data", "")] * 4, *[("app", "")] * 2, ("read", ""), *[("app", "")] * 2]
+    assert waits == [("", ""), *read, ("", ""), *[("", "data")] * 3, ("", "app"), *[("", "")] * 2]
+    assert [found["id"] for _, found in page.tags if "id" in found] == ["broke-0"]
+    sums = [each for each in page.words.splitlines() if "in all" in each]
+    assert sums == [
+        "id 1, in all: the server waits for the web server's data: 3.00 s; the app runs, or waits"
+        " for a worker: 4.50 s; the web server does not read the response: 10.00 s",
+        "id 2, in all: the app runs, or waits for a worker: 1.00 s",
+    ]
+    assert "REQUEST_METHOD=GET; REQUEST_URI=/<script>alert(1)</script>" in page.words
 
 
-def test_a_timeline_goes_to_standard_output(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["timeline", str(path)]) == 0
-    assert capsys.readouterr().out.startswith("<!DOCTYPE html>")
+def test_a_timeline_shows_what_has_not_ended() -> None:
+    note = Record(60.0, NOTE, text="the server got SIGUSR2")
+    words = Page(make_page(ABOUT, [begin(0.0, 1), note])).words
+    assert "id 1, in all: the server waits for the web server's data: 60.00 s" in words
+
+
+def test_a_timeline_has_few_lanes() -> None:
+    page = make_page(ABOUT, [begin(0.0, id) for id in range(1, 100)])
+    lanes = re.findall("<th>(id .*?)</th>", page)
+    assert lanes == [f"id {id}" for id in range(68, 100)]
 
 
 @pytest.mark.parametrize(
     "found",
     [
         [],
-        [Record(0.0, 0.0, NOTE, text="only a note")],
+        [Record(0.0, NOTE, text="only a note")],
         [record(0.0, OUT, STDOUT, 5, b"x"), end(0.0, 5)],
-        [Record(0.0, 0.0, IN, -2, 0, 3, 0, 3, b"\1\1\0")],
-        [Record(0.0, 0.0, IN, -1, 0, 900, 0, 900, b"GET / HT")],
-        [Record(0.0, 0.0, IN, 77, 0, 9, 0, 4)],
+        [Record(0.0, IN, -1, 0, 8, 8, b"GET / HT")],
+        [Record(0.0, IN, 77, 0, 9, 4)],
+        [begin(0.0, 1), Record(0.0, NOTE, text="\ud800")],
         [record(0.0, IN, BEGIN_REQUEST, 1, b""), end(0.0, 1), record(0.0, OUT, END_REQUEST, 1)],
     ],
 )
@@ -190,7 +147,7 @@ def test_odd_recordings_are_shown(found: list[Record], tmp_path: Path) -> None:
     path = tmp_path / "a.recording"
     path.write_text(encode(ABOUT, found))
     assert main(["replay", str(path)]) == 0
-    assert main(["timeline", str(path), "--output", str(tmp_path / "page.html")]) == 0
+    assert main(["timeline", str(path)]) == 0
 
 
 def changed(**values: Any) -> str:
@@ -215,14 +172,21 @@ def line(values: object) -> Callable[[], str]:
         (lambda: encode(ABOUT, []) + "[" * 100000, "line 2: it is not valid JSON"),
         (line({}), "line 2: it is neither a record nor a note"),
         (line([float("nan"), "note", "x"]), "line 2: it is neither a record nor a note"),
-        (line([0, "up", 1, 1, 8, 0, 8, 0, ""]), "line 2: it is neither a record nor a note"),
-        (line([0, "in", 300, 1, 8, 0, 8, 0, ""]), "line 2: a number is out of its range"),
-        (line([0, "in", 1, 1, 65536, 0, 8, 0, ""]), "line 2: a number is out of its range"),
-        (line([0, "in", 1, 1, 8, 0, 9, 0, ""]), "line 2: a number is out of its range"),
-        (line([0, "in", 1, -1, 8, 0, 8, 0, ""]), "line 2: a number is out of its range"),
-        (line([0, "in", 1, 1, 8, 0, 8, 0, "123456789"]), "line 2: a number is out of its range"),
-        (line([0, "in", 1, 1, 8, 0, 8, 0, "a\u0100"]), "the content is not text in latin-1"),
-        (line([0, "in", 1, 1, 8, 0, 8, 0, 5]), "the content is not text in latin-1"),
+        *(
+            (line(values), "line 2: it is neither a record nor a note")
+            for values in (
+                [0, "up", 1, 1, 8, 8, ""],
+                [-1, "in", 1, 1, 8, 8, ""],
+                [0, "in", 300, 1, 8, 8, ""],
+                [0, "in", 1, 1, 65536, 8, ""],
+                [0, "in", 1, 1, 8, 9, ""],
+                [0, "in", 1, -1, 8, 8, ""],
+                [0, "in", 1, 1.0, 8, 8, ""],
+                [0, "in", 1, 1, 8, 8, "123456789"],
+                [0, "in", 1, 1, 8, 8, "a\u0100"],
+                [0, "in", 1, 1, 8, 8, 5],
+            )
+        ),
     ],
 )
 def test_a_malformed_file_is_refused_in_a_line(
@@ -240,11 +204,8 @@ def test_a_malformed_file_is_refused_in_a_line(
 
 
 @pytest.mark.process
-def test_a_file_that_cannot_be_read_or_written(path: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert complaint(tmp_path, "replay", "/nowhere") == (
         "/nowhere cannot be read: No such file or directory"
     )
     assert complaint(tmp_path, "replay").startswith("FILE is missing")
-    assert complaint(tmp_path, "timeline", str(path), "--output", "/no/page") == (
-        "/no/page cannot be written: No such file or directory"
-    )

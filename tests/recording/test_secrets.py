@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.fcgi import records
 
 from vsgi_fcgi.protocol.records import decode_pairs
-from vsgi_fcgi.recording.records import IN, OUT, Cutter, Record, hide_secrets
+from vsgi_fcgi.recording import IN, OUT
+from vsgi_fcgi.recording.records import Record, cut, hide_secrets
 
 SECRET = "tHe-SeCrEt"
 
@@ -37,11 +38,7 @@ HEAD = (
 
 
 def recorded(inward: bytes, outward: bytes = b"", bodies: int = 0) -> list[Record]:
-    found: list[Record] = []
-    for direction, data in ((IN, inward), (OUT, outward)):
-        cutter = Cutter(found, direction)
-        cutter.feed(0.0, data)
-        cutter.finish()
+    found = cut([(0.0, IN, inward, 0), (0.0, OUT, outward, 0)])
     hide_secrets(found, bodies)
     return found
 
@@ -151,3 +148,26 @@ def test_only_the_path_of_an_absolute_uri_would_be_shown() -> None:
 def test_a_record_of_an_unknown_type_is_hidden() -> None:
     found = recorded(records.record(77, 0, SECRET.encode()))
     assert [(each.kind, each.length, each.content) for each in found] == [(77, 10, b"")]
+
+
+@pytest.mark.parametrize(
+    "outward",
+    [
+        b"tHe-SeCrEt\r\n\r\ntHe-SeCrEt",
+        b"Content-Type: text/plain\r\n tHe-SeCrEt\r\n\r\n",
+        b"Content-Type: text/plain\rSet-Cookie: tHe-SeCrEt\r\n\r\n",
+        b"Content-Type: text/plain\r\nSet Cookie: tHe-SeCrEt\r\nDate: x\r\n\r\ntHe-SeCrEt",
+    ],
+)
+def test_what_is_no_header_block_is_hidden(outward: bytes) -> None:
+    found = recorded(records.begin(1), stream(records.STDOUT, outward, []), 4096)
+    assert SECRET.encode() not in contents(found, records.STDOUT)
+
+
+@pytest.mark.parametrize("inward", [records.begin(1), records.begin(1) * 2])
+def test_a_response_after_the_end_of_a_request_is_hidden(inward: bytes) -> None:
+    """Its request may have begun before the end of the one before was sent."""
+    first = stream(records.STDOUT, b"Status: 200 OK\r\n\r\nbody", [])
+    end = records.record(records.END_REQUEST, 1, bytes(8))
+    found = recorded(inward, first + end + stream(records.STDOUT, HEAD, []), 4096)
+    assert contents(found, records.STDOUT) == b"Status: 200 OK\r\n\r\nbody"

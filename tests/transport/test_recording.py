@@ -13,43 +13,35 @@ from support.fcgi.server_protocols import server_protocol
 
 from vsgi_fcgi.exceptions import RemoteProtocolError
 from vsgi_fcgi.protocol.constants import Buffer
-from vsgi_fcgi.recording.records import IN, OUT
-from vsgi_fcgi.transport.recorder import cut
-from vsgi_fcgi.transport.recording import Recording
+from vsgi_fcgi.recording import IN, OUT
+from vsgi_fcgi.recording.records import cut
+from vsgi_fcgi.transport.recording import SMALL_ROOM, UNKNOWN, Recording
 
-Plain = tuple[int, int, int, int]
-"""The type, the id, the length of the content and that of the padding of a record."""
+Plain = tuple[int, int, int]
+"""The type, the id and the length of the content of a record."""
 
 
 class Room:
-    """What a recorder is for a recording: it has some room."""
+    """What a recorder is for a recording: it has some rooms."""
 
-    def __init__(self, room: int = 1 << 30, limit: int = 1 << 30, keep: int = 0) -> None:
+    def __init__(self, room: int = 1 << 30, rooms: int = 1, keep: int = 1024) -> None:
         self.room = room
-        self.limit = limit
+        self.rooms = rooms
         self.keep = keep
         self.settled: list[Recording] = []
 
     def settle(self, recording: Recording) -> None:
         self.settled.append(recording)
 
-    def reserve(self, size: int) -> bool:
-        if size > self.room:
-            return False
-        self.room -= size
-        return True
 
-    def release(self, size: int) -> None:
-        self.room += size
-
-
-def recording(room: Room | None = None, limit: int = 1 << 30, keep: int = 0) -> Recording:
-    return Recording(room or Room(limit=limit, keep=keep), server_protocol())
+def recording(room: Room | None = None) -> Recording:
+    return Recording(room or Room(), server_protocol(), "a peer")
 
 
 def held(kept: Recording) -> int:
     """The bytes that a recording holds."""
-    return sum(len(what) for _, _, what, _ in kept.entries())
+    pieces = [[what] if isinstance(what, bytes) else what for _, _, what, _ in kept.entries()]
+    return sum(len(piece) for each in pieces for piece in each if isinstance(piece, bytes))
 
 
 def receive(kept: Recording, data: bytes, cuts: Iterator[int], *, views: bool = False) -> None:
@@ -67,7 +59,7 @@ def receive(kept: Recording, data: bytes, cuts: Iterator[int], *, views: bool = 
 
 def plain(kept: Recording, direction: str) -> list[Plain]:
     return [
-        (each.kind, each.id, each.length, each.padding)
+        (each.kind, each.id, each.length)
         for each in cut(kept.entries())
         if each.direction == direction
     ]
@@ -95,7 +87,7 @@ def records_of(data: bytes) -> list[Plain]:
     while at < len(data):
         kind, id = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         length, padding = int.from_bytes(data[at + 4 : at + 6], "big"), data[at + 6]
-        found.append((kind, id, length, padding))
+        found.append((kind, id, length))
         at += 8 + length + padding
     return found
 
@@ -106,7 +98,7 @@ def test_reads_that_are_cut_anywhere_have_the_records_that_were_sent(
 ) -> None:
     draw = random.Random(seed)
     data = requests(draw)
-    kept = recording(keep=draw.choice((0, 100)))
+    kept = recording(Room(keep=draw.choice((0, 100))))
     largest = draw.choice((10, 300, 5000, 65536, 262144))
     receive(kept, data, iter(lambda: draw.randrange(1, largest), 0), views=views)
     assert plain(kept, IN) == records_of(data)
@@ -117,16 +109,16 @@ def test_reads_that_are_cut_anywhere_have_the_records_that_were_sent(
 def test_a_recording_that_begins_anywhere_has_the_last_records(seed: int) -> None:
     draw = random.Random(seed)
     data = requests(draw)
-    kept = recording(limit=draw.choice((8192, 16384, 32768)))
+    kept = recording(Room(draw.choice((8192, 16384, 32768))))
     largest = draw.choice((10, 300, 5000, 65536))
     receive(kept, data, iter(lambda: draw.randrange(1, largest), 0))
     found = plain(kept, IN)
     assert found == records_of(data)[len(records_of(data)) - len(found) :]
 
 
-@given(sizes=st.lists(st.integers(0, 100000), max_size=8), keep=st.sampled_from((0, 50)))
+@given(sizes=st.lists(st.integers(0, 100000), max_size=8), keep=st.sampled_from((50, 1024)))
 def test_writes_of_any_size_have_the_records_that_were_sent(sizes: list[int], keep: int) -> None:
-    kept = recording(keep=keep)
+    kept = recording(Room(keep=keep))
     protocol = kept.protocol
     protocol.receive_data(records.begin(1) + records.params(1, {"REQUEST_METHOD": "GET"}))
     request = protocol.requests[1]
@@ -148,35 +140,40 @@ def test_writes_of_any_size_have_the_records_that_were_sent(sizes: list[int], ke
     assert first.content.startswith(head)
 
 
-def test_a_recording_keeps_within_its_limit_and_within_the_room_for_all() -> None:
+def test_a_recording_keeps_within_its_limit_and_the_rooms_are_few() -> None:
     room = Room(40000)
-    few, many = recording(room), recording(room)
+    many, few = recording(room), recording(room)
     request = records.request(1, {"REQUEST_METHOD": "GET"}, b"")
-    for _ in range(1000):
-        room.limit = 8192
-        few.received(request)
-        few.sent([b"x" * 300])
-        room.limit = 1 << 20
-        many.received(request)
-        many.sent([b"x" * 300])
-    # Each may hold 8 KiB without asking.
-    assert room.room < 8192
-    assert 4096 - 700 < held(few) <= 8192
-    assert 8192 < held(many) <= 8192 + 40000
+    for kept in [many, few] * 1000:
+        kept.received(request)
+        kept.sent([b"x" * 300])
+    assert room.rooms == 0
+    assert SMALL_ROOM // 4 < held(few) <= SMALL_ROOM
+    assert 10000 < held(many) <= 40000
     assert few.dropped > many.dropped > 0
     few.close()
     many.close()
-    assert room.room == 40000
+    assert room.rooms == 1
+
+
+@given(seed=st.integers(0, 1 << 32), views=st.booleans())
+def test_no_peer_makes_a_recording_hold_more_than_its_limit(seed: int, views: bool) -> None:
+    draw = random.Random(seed)
+    kept = recording(Room(16384, keep=draw.choice((0, 100))))
+    # A record of 60000 bytes that the protocol keeps until it is complete.
+    data = requests(draw) + records.record(77, 0, bytes(60000))
+    receive(kept, data, iter(lambda: draw.choice((1, 10, 5000, 65536)), 0), views=views)
+    assert held(kept) <= 16384
+    assert len(kept.entries()) <= 16384 // 128
 
 
 def test_one_read_that_exceeds_the_limit_is_not_kept() -> None:
-    room = Room(0)
-    kept = recording(room)
+    kept = recording(Room(rooms=0))
     params = records.params(1, {"X": "x" * 60000})
     receive(kept, records.begin(1) + params, iter([65536]))
     assert kept.entries() == []
     kept.received(records.stdin(1, b""))
-    assert plain(kept, IN) == [(records.STDIN, 1, 0, 0)]
+    assert plain(kept, IN) == [(records.STDIN, 1, 0)]
 
 
 def test_bytes_that_are_not_fastcgi_are_not_kept() -> None:
@@ -186,14 +183,30 @@ def test_bytes_that_are_not_fastcgi_are_not_kept() -> None:
     with pytest.raises(RemoteProtocolError):
         kept.protocol.receive_data(data)
     (record,) = cut(kept.entries())
-    assert (record.name, record.content, record.length) == ("not FastCGI", data[:8], len(data))
+    assert (record.name, record.content, record.length) == ("not FastCGI", data[:8], 8)
     assert b"secret" not in repr(kept.entries()).encode()
+
+
+def test_a_read_in_the_middle_of_a_header_is_not_the_first_of_a_recording() -> None:
+    kept = recording(Room(rooms=0))
+    first = records.record(77, 0, bytes(3000))
+    receive(kept, first + first[:3], iter([3011]))
+    receive(kept, first[3:], iter([3005]))
+    receive(kept, first, iter([3008]))
+    assert [skip for _, _, _, skip in kept.entries()] == [UNKNOWN, 0]
+    assert plain(kept, IN) == records_of(first)
+
+
+def test_an_incomplete_header_is_a_note() -> None:
+    kept = recording()
+    receive(kept, records.begin(1) + b"\1\4\0", iter([19]))
+    assert [each.text for each in cut(kept.entries())] == ["", "3 bytes of an incomplete header"]
 
 
 def test_a_bad_end_is_reported_once_until_it_is_written() -> None:
     room = Room()
     kept = recording(room)
     for number in range(100):
-        kept.end_badly("a peer", f"reason {number}")
+        kept.end_badly(f"reason {number}")
     assert room.settled == [kept]
     assert kept.reasons == tuple(f"reason {number}" for number in range(16))

@@ -1,7 +1,7 @@
 """The file of a recording: JSON, one value on each line.
 
 The first line is an object about the recording. Each further line is an array, for a record or for
-a note; `docs/reference/recordings.md` describes both. Content is text in latin-1, one character for
+a note; `docs/reference/replay.md` describes both. Content is text in latin-1, one character for
 each byte.
 """
 
@@ -10,17 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
 from typing import Any, Final
 
 from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.recording.records import IN, NO_HEADER, NOTE, OUT, Record
+from vsgi_fcgi.recording import NOTE
+from vsgi_fcgi.recording.records import NOT_FASTCGI, Record
 
 FORMAT: Final = 1
 """The version of the format."""
 
 MAX_FILE: Final = 67108864
 """Bytes of the largest file that is read: 64 MiB."""
+
+_MAX_TIME: Final = 1e10
+"""The latest time, in seconds."""
 
 
 @dataclass(kw_only=True)
@@ -60,8 +63,8 @@ def encode(about: About, records: Iterable[Record]) -> str:
         if record.direction == NOTE:
             values.append(record.text)
         else:
-            values += (record.kind, record.id, record.length, record.padding, record.got)
-            values += (round(record.until, 6), record.content.decode("latin-1"))
+            values += (record.kind, record.id, record.length, record.got)
+            values.append(record.content.decode("latin-1"))
         lines.append(json.dumps(values))
     return "\n".join(lines) + "\n"
 
@@ -79,17 +82,17 @@ def read_recording(path: str) -> tuple[About, list[Record]]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) > MAX_FILE:
         raise UsageError(f"{path} is larger than {MAX_FILE} bytes, so it is no recording")
-    lines = data.splitlines()
-    number = 0
+    first, *lines = data.splitlines() or [b"null"]
+    records: list[Record] = []
+    number = 1
     try:
-        about = _about(json.loads(lines[0]) if lines else None)
-        records = []
-        for line in lines[1:]:
+        about = _about(json.loads(first))
+        for line in lines:
             number += 1
             records.append(_record(json.loads(line)))
     except (ValueError, RecursionError) as error:
         what = str(error) if type(error) is _Malformed else "it is not valid JSON"
-        raise UsageError(f"{path} is no recording: line {number + 1}: {what}") from None
+        raise UsageError(f"{path} is no recording: line {number}: {what}") from None
     return about, records
 
 
@@ -97,49 +100,42 @@ class _Malformed(ValueError):
     """A line is not as the format requires; the message describes it."""
 
 
+_TYPES: Final = {"int": int, "str": str, "list[int]": int, "list[str]": str}
+
+
 def _about(value: Any) -> About:
     if not isinstance(value, dict) or "vsgi_fcgi_recording" not in value:
         raise _Malformed("vsgi_fcgi_recording is missing")
     if value["vsgi_fcgi_recording"] != FORMAT:
         raise _Malformed("this version of vsgi-fcgi does not know its format")
-    kinds = {"int": int, "str": str, "list[str]": list, "list[int]": list}
-    found: dict[str, Any] = {item.name: value.get(item.name) for item in fields(About)}
     for item in fields(About):
-        one = found[item.name]
-        inner = str if item.type == "list[str]" else int
-        if type(one) is not kinds[str(item.type)] or (
-            isinstance(one, list) and any(type(each) is not inner for each in one)
+        kind, one = str(item.type), value.get(item.name)
+        several = one if isinstance(one, list) else [one]
+        if isinstance(one, list) != kind.startswith("list") or any(
+            type(each) is not _TYPES[kind] for each in several
         ):
             raise _Malformed(f"{item.name} is missing or wrong")
-    return About(**found)
-
-
-_LIMITS: Final = (255, 65535, MAX_FILE * 1024, 255, MAX_FILE * 1024)
-"""The largest type, id, length, padding and number of bytes that have passed."""
+    return About(**{item.name: value[item.name] for item in fields(About)})
 
 
 def _record(value: Any) -> Record:
-    if not isinstance(value, list) or len(value) not in (3, 9) or not _is_time(value[0]):
-        raise _Malformed("it is neither a record nor a note")
-    time, direction, *rest = value
-    if direction == NOTE and len(rest) == 1 and isinstance(rest[0], str):
-        return Record(time, time, NOTE, text=rest[0])
-    if direction not in (IN, OUT) or len(rest) != 7:
-        raise _Malformed("it is neither a record nor a note")
-    *numbers, until, text = rest
-    for one, limit in zip(numbers, _LIMITS, strict=True):
-        if type(one) is not int or not NO_HEADER <= one <= limit:
-            raise _Malformed("a number is out of its range")
-    if not _is_time(until) or not isinstance(text, str) or max(text, default="") > "\xff":
-        raise _Malformed("the content is not text in latin-1")
-    kind, id, length, padding, got = numbers
-    content = text.encode("latin-1", "replace")
-    if min(id, length, padding, got) < 0 or not len(content) <= got <= length:
-        raise _Malformed("a number is out of its range")
-    if kind >= 0 and length > 65535:
-        raise _Malformed("a number is out of its range")
-    return Record(time, until, direction, kind, id, length, padding, got, content)
-
-
-def _is_time(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value)
+    match value:
+        case [int() | float() as time, "note", str(text)] if 0 <= time <= _MAX_TIME:
+            return Record(time, NOTE, text=text)
+        case [
+            int() | float() as time,
+            "in" | "out" as direction,
+            int(kind),
+            int(id),
+            int(length),
+            int(got),
+            str(text),
+        ] if (
+            0 <= time <= _MAX_TIME
+            and NOT_FASTCGI <= kind <= 255
+            and 0 <= id <= 65535
+            and len(text) <= got <= length <= 65535
+            and max(text, default="") <= "\xff"
+        ):
+            return Record(time, direction, kind, id, length, got, text.encode("latin-1"))
+    raise _Malformed("it is neither a record nor a note")

@@ -115,15 +115,7 @@ class Relay:
             from vsgi_fcgi.transport.recorder import Recorder, check_record
 
             check_record(config.record)
-            self.connections.recorder = Recorder(
-                config.record,
-                config,
-                log,
-                self.loop,
-                max_requests=config.max_front_requests,
-                max_params_count=config.max_params_bytes,
-                roles=_ROLES,
-            )
+            self.connections.recorder = Recorder(config.record, config, log, self.loop)
         self._timeouts = RelayTimeouts(self.connections, config, self.queue.look)
         self._deadline: Watcher | None = None
 

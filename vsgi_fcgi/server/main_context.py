@@ -158,15 +158,7 @@ class MainContext:
         if config.record is not None:
             from vsgi_fcgi.transport.recorder import Recorder
 
-            self.connections.recorder = Recorder(
-                config.record,
-                config,
-                log,
-                loop,
-                max_requests=config.max_requests_per_connection,
-                max_params_count=config.max_params_count,
-                roles=apps.roles,
-            )
+            self.connections.recorder = Recorder(config.record, config, log, loop)
         self.request_reader.make_exchange = self._exchange_class()
         self.run_limits: RunLimits | None = None
         self.publisher: Publisher | None = None
@@ -319,7 +311,7 @@ class MainContext:
         """
         self.services.in_child = True
         if self.connections.recorder is not None:
-            self.connections.recorder.forked(stop=get_ident() == self._ident)
+            self.connections.recorder.forked()
         self.services.mailbox.forked()
         in_hub = get_ident() == self._ident
         for connection in self.connections:

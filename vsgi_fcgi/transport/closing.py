@@ -119,7 +119,7 @@ class ClosableConnection:
             what: the fault, without data of the client or the app.
         """
         if self.recording is not None:
-            self.recording.end_badly(self.peer, what)
+            self.recording.end_badly(what)
 
     @property
     def peer(self) -> str:

@@ -366,7 +366,7 @@ class Connection(ClosableConnection, Generic[W]):
         self.connections = connections
         recorder = connections.recorder
         if recorder is not None:
-            self.recording = Recording(recorder, protocol)
+            self.recording = Recording(recorder, protocol, self.peer)
         # None until it is needed: a connection may be closed in the round that accepted it.
         self._reader: Watcher | None = None
 

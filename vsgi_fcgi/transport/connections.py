@@ -17,7 +17,7 @@ from vsgi_fcgi.transport.unpatched import get_ident
 
 if TYPE_CHECKING:
     from vsgi_fcgi.listen.sharing import Sharing
-    from vsgi_fcgi.transport.recorder import Recorder
+    from vsgi_fcgi.transport.recorder import Log, Recorder
 
 _FIRST_REQUEST = 0.5
 """Seconds that a new connection gets to send its request after a stop has begun."""
@@ -27,16 +27,6 @@ _LAST_RECORDINGS = 2.0
 
 C = TypeVar("C", bound=ClosableConnection)
 M = TypeVar("M", contravariant=True)
-
-
-class Log(Protocol):
-    """The methods of a log that this package uses."""
-
-    def info(self, message: str, *args: object) -> object:
-        """Log a message for information."""
-
-    def warning(self, message: str, *args: object) -> object:
-        """Log a message about something that an administrator should look at."""
 
 
 class Mover(Protocol[M]):
@@ -378,12 +368,12 @@ class Connections(Generic[C]):
         if self.recorder is None:
             self.log.info("SIGUSR2: no connection is recorded, because --record is not set")
             return
-        recordings = []
-        for each in self.open:
-            if each.recording is not None:
-                each.recording.peer = each.peer
-                recordings.append(each.recording)
-        self.recorder.write_on_demand(recordings)
+        self.log.info("SIGUSR2: writing recordings to %s", self.recorder.folder)
+        active = sorted(
+            self.open, key=lambda each: (bool(each.protocol.requests), each.last_active)
+        )
+        found = [each.recording for each in reversed(active) if each.recording is not None]
+        self.recorder.write_on_demand(found)
 
     def report_late(self) -> None:
         """Log how many requests arrived too late, if any did."""

@@ -52,7 +52,7 @@ MAX_LINE = 100_000
 """Maximum bytes of a line whose format has at most the size of an input."""
 
 
-def _check_sentence(error: UsageError) -> None:
+def check_sentence(error: UsageError) -> None:
     """Check that a message can be printed, and is one line."""
     assert "\n" not in str(error), error
     str(error).encode("utf-8", "surrogateescape")
@@ -97,11 +97,16 @@ _folders: list[Any] = []
 """The folders, which are removed when the process ends."""
 
 
-def _read(command: Command, data: bytes, name: str) -> Any:
+def memory_file(name: str, data: bytes) -> str:
+    """Return the path of a file in memory that has this name and content."""
     path, descriptor = _file(name)
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, data, 0)
-    return command.make_options(from_file(command, path), {})
+    return path
+
+
+def _read(command: Command, data: bytes, name: str) -> Any:
+    return command.make_options(from_file(command, memory_file(name, data)), {})
 
 
 def _again(command: Command, options: Any) -> Any:
@@ -123,7 +128,7 @@ def config_file(data: bytes) -> object:
             try:
                 options = _read(command, data, file)
             except UsageError as error:
-                _check_sentence(error)
+                check_sentence(error)
                 shape.append(str(error).replace(_file(file)[0], "")[-14:])
                 continue
             again = _again(command, options)
@@ -139,7 +144,7 @@ def config_file(data: bytes) -> object:
             assert _again(serve, options) == options
             shape.append(key)
     except UsageError as error:
-        _check_sentence(error)
+        check_sentence(error)
     return tuple(shape)
 
 

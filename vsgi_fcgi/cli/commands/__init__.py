@@ -189,16 +189,16 @@ REPLAY: Final = Command(
 
 TIMELINE: Final = Command(
     "timeline",
-    "vsgi_fcgi.cli.commands.replay:TimelineOptions",
+    "vsgi_fcgi.cli.commands.replay:ReplayOptions",
     run="vsgi_fcgi.cli.commands.replay:timeline",
     argument="recording",
-    summary="draw a recording as an HTML page",
+    summary="print a recording as an HTML page",
     description=(
-        "Draw a recording of --record as an HTML page: a lane for each request, when its records"
-        " passed, and who waited for whom. The page needs no other file."
+        "Print a recording of --record as an HTML page: a lane for each request id, when its"
+        " records passed, and who waited for whom. The page needs no other file."
     ),
     epilog="Write timeline:app for an app whose module is called timeline.",
-    examples=(Example("Draw a recording", "timeline /var/lib/mysite/a.recording --output a.html"),),
+    examples=(Example("Draw a recording", "timeline /var/lib/mysite/a.recording > a.html"),),
     validates=False,
 )
 

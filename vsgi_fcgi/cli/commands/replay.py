@@ -22,53 +22,32 @@ class ReplayOptions:
     recording: str | None = setting(None, "file of a recording", group="app", metavar="FILE")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimelineOptions(ReplayOptions):
-    """Options of ``timeline``."""
-
-    output: str | None = setting(
-        None,
-        "file for the page",
-        group="server",
-        metavar="FILE",
-        default_text="standard output",
-    )
-
-
 def replay(line: CommandLine) -> int:
     """Print the records of a recording, and the events that they cause."""
     from vsgi_fcgi.recording.replay import replay
 
-    about, records = _read(resolve(line, os.environ).options)
-    lines = [
+    about, records = _read(line)
+    heads = [
         f"{about.peer}, recorded by {about.server}; time 0 is {about.began}",
         *(f"reason: {reason}" for reason in about.reasons or ["asked for"]),
     ]
     if about.dropped:
-        lines.append(f"earlier reads and writes that were not kept: {about.dropped}")
-    for text in (*lines, *replay(about, records)):
-        sys.stdout.write(escape_controls(text) + "\n")
+        heads.append(f"earlier reads and writes that were not kept: {about.dropped}")
+    for text in (*heads, *replay(about, records)):
+        sys.stdout.write(escape_controls(text).encode("ascii", "backslashreplace").decode() + "\n")
     return 0
 
 
 def timeline(line: CommandLine) -> int:
-    """Write a page about a recording."""
+    """Print a page about a recording."""
     from vsgi_fcgi.recording.timeline import make_page
 
-    options = resolve(line, os.environ).options
-    page = make_page(*_read(options))
-    if options.output is None:
-        sys.stdout.write(page)
-        return 0
-    try:
-        with open(options.output, "w", encoding="utf-8") as file:
-            file.write(page)
-    except OSError as error:
-        raise UsageError(f"{options.output} cannot be written: {error.strerror}") from error
+    sys.stdout.write(make_page(*_read(line)))
     return 0
 
 
-def _read(options: ReplayOptions) -> tuple[About, list[Record]]:
+def _read(line: CommandLine) -> tuple[About, list[Record]]:
+    options: ReplayOptions = resolve(line, os.environ).options
     if options.recording is None:
         raise UsageError("FILE is missing; name a file in the folder of --record")
     return read_recording(options.recording)
