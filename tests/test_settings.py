@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, is_dataclass
 from typing import Any
 
 import pytest
 
 from vsgi_fcgi import Config
+from vsgi_fcgi.cli.commands.config import ConfigOptions
+from vsgi_fcgi.cli.commands.forward import GatewayOptions
 from vsgi_fcgi.cli.settings.options import Options
+from vsgi_fcgi.paste import PasteOptions
+from vsgi_fcgi.settings import SettingsBase
 
 
 def test_settings_are_equal_if_all_of_their_values_are() -> None:
@@ -36,3 +40,16 @@ def test_settings_cannot_be_changed() -> None:
     config = Config()
     with pytest.raises(FrozenInstanceError):
         config.threads = 3  # type: ignore[misc]
+
+
+def test_no_class_of_settings_has_generated_comparisons() -> None:
+    """They would delay the start, and a class inherited those of a base, for a few fields only."""
+    kinds, ahead = set(), [SettingsBase]
+    while ahead:
+        for kind in ahead.pop().__subclasses__():
+            kinds.add(kind)
+            ahead.append(kind)
+    assert {Config, Options, PasteOptions, GatewayOptions, ConfigOptions} < kinds
+    for kind in kinds:
+        assert is_dataclass(kind)
+        assert not {"__eq__", "__hash__", "__repr__"} & vars(kind).keys(), kind
