@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -27,6 +28,17 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
 # because Hypothesis reads the source of all local modules for it.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+
+# There are half a million objects when all tests are collected. The garbage collector would look at
+# them again and again, also during the tests, but they stay until the end.
+gc.disable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 _marks_of_test: set[str] | None = None

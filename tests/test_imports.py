@@ -122,29 +122,39 @@ def test_serving_an_app_loads_no_more_than_it_uses(
 
 
 OPTIONAL = {
-    "vsgi_fcgi.cli.commands.debugger": ("--debug",),
-    "vsgi_fcgi.server.publishing": ("--status-path", "/_status"),
-    "vsgi_fcgi.server.recycling": ("--max-requests", "100"),
-    "vsgi_fcgi.server.stacks": ("--slow-request", "10"),
-    "vsgi_fcgi.server.watching": ("--queue-timeout", "10"),
-    "vsgi_fcgi.server.workers.greenlets": ("--worker", "greenlet"),
-    "vsgi_fcgi.server.workers.main": ("--worker", "main"),
-    "vsgi_fcgi.status.scoreboard": ("--status-path", "/_status"),
-    "vsgi_fcgi.supervisor.child": ("--processes", "1"),
-    "vsgi_fcgi.transport.recorder": ("--record", "."),
+    "--debug": ("vsgi_fcgi.cli.commands.debugger",),
+    "--max-requests 100": ("vsgi_fcgi.server.recycling",),
+    "--processes 1": ("vsgi_fcgi.supervisor.child",),
+    "--push": (
+        "vsgi_fcgi.push.held",
+        "vsgi_fcgi.push.instruction",
+        "vsgi_fcgi.push.items",
+        "vsgi_fcgi.push.publishing",
+        "vsgi_fcgi.server.inner_request",
+    ),
+    "--queue-timeout 10": ("vsgi_fcgi.server.watching",),
+    "--record .": ("vsgi_fcgi.transport.recorder",),
+    "--slow-request 10": ("vsgi_fcgi.server.stacks",),
+    "--status-path /_status": ("vsgi_fcgi.server.publishing", "vsgi_fcgi.status.scoreboard"),
+    "--worker greenlet": ("vsgi_fcgi.server.workers.greenlets",),
+    "--worker main": ("vsgi_fcgi.server.workers.main",),
 }
-"""Modules that a plain server does not need, each with an option that loads it."""
+"""Modules that a plain server does not need, by an option that loads them."""
 
 
 def test_a_plain_server_loads_no_modules_of_options_that_are_off(tmp_path: Path) -> None:
     loaded = loaded_while_serving(tmp_path)
-    assert not loaded & {*OPTIONAL, "vsgi_fcgi.server.notify", "vsgi_fcgi.supervisor.process"}
+    optional = {module for modules in OPTIONAL.values() for module in modules}
+    assert not loaded & {*optional, "vsgi_fcgi.server.notify", "vsgi_fcgi.supervisor.process"}
     assert not {name for name in loaded if name.startswith("vsgi_fcgi.recording.")}
+    assert {name for name in loaded if name.startswith("vsgi_fcgi.push.")} == {
+        "vsgi_fcgi.push.config"
+    }
 
 
-@pytest.mark.parametrize("module", OPTIONAL)
-def test_an_option_loads_its_modules(module: str, tmp_path: Path) -> None:
-    assert module in loaded_while_serving(tmp_path, *OPTIONAL[module])
+@pytest.mark.parametrize("option", OPTIONAL)
+def test_an_option_loads_its_modules(option: str, tmp_path: Path) -> None:
+    assert loaded_while_serving(tmp_path, *option.split()).issuperset(OPTIONAL[option])
 
 
 def test_processes_of_a_supervisor_load_nothing_that_reload_needs(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vsgi_fcgi.settings import nearest
 from vsgi_fcgi.wsgi.response import App
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class PasteOptions(ListeningOptions, Config):
     """Settings of a section; those of the process belong to the program that starts it (pserve)."""
 

@@ -52,16 +52,16 @@ needs_two_cores = pytest.mark.skipif(
 
 @needs_two_cores
 def test_two_servers_are_compared_and_parts_are_added(tmp_path: Path) -> None:
-    words = ("--only", "flask", "--placements", "pinned")
+    words = ("--only", "hello", "--placements", "pinned")
     found = compare(tmp_path, *words)
-    rows = found["figures"]["flask/straight/pinned"]
+    rows = found["figures"]["hello/straight/pinned"]
     assert {"vsgi_fcgi main", "vsgi_fcgi thread"} <= rows.keys()
     for row in rows.values():
         assert row["rounds"] == [1]
         assert row["cpu_us"][0] > 0
         assert "error" not in row
     found = compare(tmp_path, "--add", *words)
-    for row in found["figures"]["flask/straight/pinned"].values():
+    for row in found["figures"]["hello/straight/pinned"].values():
         assert row["rounds"] == [1, 2]
         assert len(row["cpu_us"]) == 2
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from support.accounts import NOBODY, WEB, PublicPython, public_folder
+from support.commands import complaints
 from support.fcgi.peer import Client
 from support.processes import Process, ProcessGroup
 
@@ -255,25 +256,27 @@ def test_a_system_that_gives_root_back(refuse: Callable[..., str]) -> None:
     )
 
 
+UNKNOWN = [
+    (["--user", "nobodyy"], "there is no user 'nobodyy' for --user; did you mean nobody?"),
+    (["--group", "www-dat"], "there is no group 'www-dat' for --group; did you mean www-data?"),
+    (["--user", "zzzzzzzz"], "for --user; create the user or choose another"),
+    (
+        ["--user", "54321"],
+        "--user 54321: the user database has no such user, and so no group for it; name a group"
+        " with --group",
+    ),
+    (["--socket-group", "www-dat"], "there is no group 'www-dat' for the UNIX sockets"),
+]
+
+
 @pytest.mark.parametrize("action", [(), ("--check-config",)])
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (["--user", "nobodyy"], "there is no user 'nobodyy' for --user; did you mean nobody?"),
-        (["--group", "www-dat"], "there is no group 'www-dat' for --group; did you mean www-data?"),
-        (["--user", "zzzzzzzz"], "for --user; create the user or choose another"),
-        (
-            ["--user", "54321"],
-            "--user 54321: the user database has no such user, and so no group for it; name a group"
-            " with --group",
-        ),
-        (["--socket-group", "www-dat"], "there is no group 'www-dat' for the UNIX sockets"),
-    ],
-)
-def test_nobody_of_that_name(
-    refuse: Callable[..., str], options: list[str], sentence: str, action: tuple[str, ...]
-) -> None:
-    assert sentence in refuse("--pid-file", "a.pid", *options, *action)
+def test_nobody_of_that_name(action: tuple[str, ...], folder: Path) -> None:
+    always = ("--socket", "a.sock", "--pid-file", "a.pid", "facts:app", *action)
+    lines = [[*always, *options] for options, _ in UNKNOWN]
+    for (_, sentence), said in zip(UNKNOWN, complaints(folder, lines), strict=True):
+        assert sentence in said
+    assert not (folder / "a.sock").exists()
+    assert not (folder / "a.pid").exists()
 
 
 def test_checking_changes_nothing(public_python: PublicPython, folder: Path) -> None:

@@ -433,7 +433,7 @@ def test_a_trial_of_multiplexing(
 ) -> None:
     """An HAProxy that sends GET_VALUES shares connections; each of its threads may have one."""
     # A constant, which would make the test wait for seconds.
-    monkeypatch.setattr("vsgi_fcgi.doctor.probes._OVERLAP", 0.01)
+    monkeypatch.setattr("vsgi_fcgi.doctor.probes._OVERLAP", 0.0)
     connection_use = ConnectionUse()
     connection_use.began(total, most)
     params = {**HAPROXY, "QUERY_STRING": "doctor=multiplexing"}

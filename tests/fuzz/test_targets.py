@@ -7,7 +7,7 @@ import pytest
 from fuzz.driver import Figures, run_plain
 from fuzz.targets import TARGETS
 
-EXECUTIONS = 2500
+EXECUTIONS = 1000
 SEED = 1
 
 

@@ -93,10 +93,11 @@ def public_python() -> Iterator[PublicPython]:
             spec = importlib.util.find_spec(package)
             assert spec is not None
             for place in spec.submodule_search_locations or ():
+                # With its bytecode: a user who may not write it would compile all in each process.
                 shutil.copytree(
                     place,
                     folder / package,
-                    ignore=shutil.ignore_patterns("__pycache__", "tests"),
+                    ignore=shutil.ignore_patterns("tests"),
                     dirs_exist_ok=True,
                 )
         # What the compiled modules have in common.

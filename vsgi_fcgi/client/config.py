@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from vsgi_fcgi.settings import GIB, KIB, MIB, check_settings, setting
+from vsgi_fcgi.settings import GIB, KIB, MIB, SettingsBase, check_settings, setting
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClientConfig:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ClientConfig(SettingsBase):
     """The settings of a client. Sizes are in bytes and times in seconds.
 
     Raises:

@@ -24,6 +24,9 @@ from vsgi_fcgi.front_ends.registry import fails_when_shared
 _OVERLAP: Final = 1.0
 """Seconds for which a request of the multiplexing trial waits for the others."""
 
+_RECENT: Final = 2.0
+"""Seconds within which the requests of the multiplexing trial have begun."""
+
 _ONE_AFTER_THE_OTHER: Final = 5.0
 """Maximum time for all requests of the keep-alive trial, in seconds."""
 
@@ -236,7 +239,7 @@ def _keep_alive(case: Case) -> TrialResult:
 
 def _multiplexing(case: Case) -> TrialResult:
     time.sleep(_OVERLAP)
-    total, shared = case.wire.connection_use.at_once(2 * _OVERLAP)
+    total, shared = case.wire.connection_use.at_once(_RECENT)
     fails = fails_when_shared(case.front.software)
     if shared > 1:
         return TrialResult(

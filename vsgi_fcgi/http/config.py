@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vsgi_fcgi.settings import KIB, setting
+from vsgi_fcgi.settings import KIB, SettingsBase, setting
 
 
-@dataclass(frozen=True, kw_only=True)
-class HTTPConfig:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class HTTPConfig(SettingsBase):
     """Settings of an HTTP server. Times are in seconds."""
 
     max_http_connections: int = setting(

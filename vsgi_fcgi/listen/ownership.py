@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vsgi_fcgi.exceptions import ListenError, UsageError
-from vsgi_fcgi.settings import Octal, setting
+from vsgi_fcgi.settings import Octal, SettingsBase, setting
 
 # Look up users and groups of this machine by name or number.
 
@@ -117,8 +117,8 @@ def _unknown(kind: str, text: str, purpose: str, names: Iterable[str]) -> str:
     return f"there is no {kind} {text!r} {purpose}; {advice}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SocketConfig:
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class SocketConfig(SettingsBase):
     """Settings of the listening sockets that the server creates."""
 
     backlog: int = setting(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import importlib.util
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
 from vsgi_fcgi.exceptions import UsageError
-from vsgi_fcgi.settings import KIB, MIB, Size, setting
+from vsgi_fcgi.settings import KIB, MIB, SettingsBase, Size, setting
 
 OVERFLOWS = ("drop", "end")
 
+RESPONSE_TIMEOUT: Final = 55
+"""Seconds after which a held request gets its own response, if the app names no timeout."""
 
-@dataclass(frozen=True, kw_only=True)
-class PushConfig:
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class PushConfig(SettingsBase):
     """Settings of held requests. Sizes are in bytes and times in seconds."""
 
     push: bool = setting(

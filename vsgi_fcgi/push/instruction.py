@@ -16,11 +16,9 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
+from vsgi_fcgi.push.config import RESPONSE_TIMEOUT
 from vsgi_fcgi.push.filters import NAMES
 from vsgi_fcgi.wsgi.response import TOKEN, Headers
-
-RESPONSE_TIMEOUT: Final = 55
-"""Seconds after which a held request gets its own response, if the app names no timeout."""
 
 _MIN_TIMEOUT: Final = 5
 _KEEP_ALIVE_TIMEOUT: Final = 55

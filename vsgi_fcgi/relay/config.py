@@ -9,7 +9,7 @@ from vsgi_fcgi.settings import setting
 from vsgi_fcgi.transport.config import TransportConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RelayConfig(TransportConfig, ClientConfig):
     """The settings of the relay. Sizes are in bytes and times in seconds.
 

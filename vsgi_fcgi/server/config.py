@@ -39,7 +39,7 @@ def default_threads() -> int:
     return min(32, 4 * (os.cpu_count() or 1))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Config(TransportConfig, SocketConfig, PushConfig):
     """Settings of the server. Sizes are in bytes and times in seconds.
 

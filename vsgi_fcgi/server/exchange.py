@@ -55,8 +55,7 @@ from vsgi_fcgi.exceptions import ClientDisconnected
 from vsgi_fcgi.front_ends.registry import crashes_on_stderr
 from vsgi_fcgi.log.handlers import escape_controls
 from vsgi_fcgi.protocol import Request, ServerProtocol
-from vsgi_fcgi.push.held import Answer, Held
-from vsgi_fcgi.push.instruction import RESPONSE_TIMEOUT, HeldChannel, Hold, KeepAlive
+from vsgi_fcgi.push.config import RESPONSE_TIMEOUT
 from vsgi_fcgi.server.body import Body
 from vsgi_fcgi.server.disconnect import (
     Callbacks,
@@ -70,6 +69,11 @@ from vsgi_fcgi.server.services import Services
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
 from vsgi_fcgi.wsgi.environ import ErrorStream
 from vsgi_fcgi.wsgi.response import error_response
+
+# Few servers hold requests, and these modules delay the start of every process.
+if TYPE_CHECKING:
+    from vsgi_fcgi.push.held import Answer, Held
+    from vsgi_fcgi.push.instruction import Hold
 
 
 class State(IntEnum):
@@ -688,6 +692,8 @@ class RequestHandle:
             RuntimeError: the server runs without the setting ``push``.
             ValueError: the mode does not exist.
         """
+        from vsgi_fcgi.push.instruction import HeldChannel, Hold, KeepAlive
+
         services = self._exchange.services
         if services.held is None:
             raise RuntimeError("hold() needs the setting push (--push)")
@@ -700,6 +706,8 @@ class RequestHandle:
 
     def hold_as(self, hold: Hold, answer: Answer, params: dict[str, str], head_only: bool) -> None:
         """Have the request held when its worker is done. For the layer that reads instructions."""
+        from vsgi_fcgi.push.held import Held
+
         exchange = self._exchange
         exchange.held = Held(exchange, hold, answer, params, head_only)
 

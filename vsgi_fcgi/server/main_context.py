@@ -14,8 +14,6 @@ from vsgi_fcgi.log.access_log import AccessLog
 from vsgi_fcgi.log.background_writer import LineWriter
 from vsgi_fcgi.log.log import Log
 from vsgi_fcgi.protocol import Outbound, Role, ServerProtocol
-from vsgi_fcgi.push.held import HeldRequests
-from vsgi_fcgi.push.publishing import PROCESS
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.connection import (
     RequestReader,
@@ -25,7 +23,6 @@ from vsgi_fcgi.server.connection import (
 )
 from vsgi_fcgi.server.exchange import Exchange, LoggedExchange, TimedExchange
 from vsgi_fcgi.server.file_io import FileIO
-from vsgi_fcgi.server.inner_request import ask
 from vsgi_fcgi.server.mailbox import Mailbox
 from vsgi_fcgi.server.main_context_calls import MainContextCalls, Stats
 from vsgi_fcgi.server.roles import Apps
@@ -179,6 +176,9 @@ class MainContext:
     def _hold_requests(self, apps: Apps) -> Apps:
         """Prepare for held requests; return the apps with the layer that reads instructions."""
         from vsgi_fcgi.push.app import PushApp
+        from vsgi_fcgi.push.held import HeldRequests
+        from vsgi_fcgi.push.publishing import PROCESS
+        from vsgi_fcgi.server.inner_request import ask
 
         services, config = self.services, self.services.config
         log, loop, post = services.log, services.loop, services.mailbox.post
@@ -349,6 +349,8 @@ class MainContext:
             self.access_log.close()
         self._pool.stop()
         if self.services.held is not None:
+            from vsgi_fcgi.push.publishing import PROCESS
+
             PROCESS.close(self.services.held.deliver)
             self.services.held.close()
         self.services.file_io.stop(_DISK_END)

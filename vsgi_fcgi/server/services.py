@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from vsgi_fcgi.log.log import Log
-from vsgi_fcgi.push.held import HeldRequests
 from vsgi_fcgi.server.config import Config
 from vsgi_fcgi.server.file_io import FileIO
 from vsgi_fcgi.server.mailbox import GreenletLatch, Latch, Mailbox, ThreadLatch
@@ -16,6 +15,9 @@ from vsgi_fcgi.status.counting import BUCKETS, CLASSES, SHIFT
 from vsgi_fcgi.transport.loop import Loop
 from vsgi_fcgi.transport.quota import Quota
 from vsgi_fcgi.transport.thread_affinity import worker_only
+
+if TYPE_CHECKING:
+    from vsgi_fcgi.push.held import HeldRequests
 
 T = TypeVar("T")
 

@@ -205,15 +205,22 @@ class Scoreboard:
     """Shared memory with a block for each process. Block 0 of several is the supervisor's.
 
     Args:
-        fd: a descriptor of `create`.
+        fd: a descriptor of `create`, or None for a block of this process alone. Such memory has no
+            descriptor, because a map keeps its descriptor open for as long as it exists itself.
+        requests: running requests that such a block can show.
 
     Attributes:
         fd: the descriptor, which must stay open because it holds the lock of `claim`.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int | None, requests: int = MAX_REQUESTS) -> None:
         self.fd = fd
-        self._memory = mmap.mmap(fd, 0)
+        if fd is None:
+            requests = min(requests, MAX_REQUESTS)
+            self._memory = mmap.mmap(-1, _HEADER.size + _block_size(requests))
+            _HEADER.pack_into(self._memory, 0, _MAGIC, 1, requests)
+        else:
+            self._memory = mmap.mmap(fd, 0)
         magic, self.processes, self._requests = _HEADER.unpack_from(self._memory)
         if magic != _MAGIC:
             raise ValueError("this is not a scoreboard")
@@ -246,12 +253,7 @@ class Scoreboard:
             index = board.claim()
             if index is not None:
                 return board, index
-        fd = cls.create(1, requests)
-        try:
-            return cls(fd), 0
-        finally:
-            # The memory stays.
-            os.close(fd)
+        return cls(None, requests), 0
 
     # The supervisor.
 
@@ -281,6 +283,7 @@ class Scoreboard:
         Returns:
             Its number; None if there is no free block.
         """
+        assert self.fd is not None
         for index in range(1, self.processes):
             try:
                 # The kernel releases the lock when the process ends, however it ends.

@@ -7,14 +7,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsgi_fcgi.settings import Count, setting
+from vsgi_fcgi.settings import Count, SettingsBase, setting
 
 SUPERVISED_VARIABLE = "VSGI_FCGI_SUPERVISED"
 """Environment variable with the descriptors that a process gets from the supervisor, as JSON."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SupervisorConfig:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class SupervisorConfig(SettingsBase):
     """Settings of the process that starts and replaces the processes with the app."""
 
     processes: Count | None = setting(

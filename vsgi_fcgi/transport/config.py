@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vsgi_fcgi.settings import KIB, MIB, GracefulConfig, setting
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class TransportConfig(GracefulConfig):
     """Timeouts and limits of the connections of web servers, in seconds and bytes."""
 

@@ -34,7 +34,7 @@ from vsgi_fcgi.settings import nearest, setting
 # The options.
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ConfigOptions(Options):
     """Options of the command.
 

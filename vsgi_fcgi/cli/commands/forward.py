@@ -186,7 +186,7 @@ def _run(
 _BACKLOG = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class GatewayOptions(
     ProcessOptions, HTTPOptions, UpstreamOptions, HTTPConfig, ClientConfig, GracefulConfig
 ):
@@ -228,7 +228,7 @@ def _make_gateway(listeners: Sequence[Listener], options: GatewayOptions, log: L
 # ``vsgi-fcgi relay``: many FastCGI connections of web servers carried over few.
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RelayOptions(ListeningOptions, ProcessOptions, UpstreamOptions, SocketConfig, RelayConfig):
     """Options of the relay.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vsgi_fcgi.addresses import Address, addresses_from_options
 from vsgi_fcgi.http.config import HTTPConfig
 from vsgi_fcgi.server.config import Config
-from vsgi_fcgi.settings import Octal, setting
+from vsgi_fcgi.settings import Octal, SettingsBase, setting
 from vsgi_fcgi.supervisor.config import SupervisorConfig
 
 LISTENING = ("address", "port", "socket", "file_descriptor", "bind")
@@ -22,8 +22,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 LOG_WRITERS = ("default", "standard-streams", "journald")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListeningOptions:
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class ListeningOptions(SettingsBase):
     """Options that say where to listen for FastCGI."""
 
     address: tuple[str, ...] = setting(
@@ -90,8 +90,8 @@ class ListeningOptions:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessOptions:
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class ProcessOptions(SettingsBase):
     """Options of every command that runs as a process of its own."""
 
     chdir: str | None = setting(
@@ -162,8 +162,8 @@ class ProcessOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class HTTPOptions:
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class HTTPOptions(SettingsBase):
     """Options of the commands that serve HTTP."""
 
     http: tuple[str, ...] = setting((), "serve HTTP here", group="http", metavar="HOST:PORT")
@@ -176,8 +176,8 @@ class HTTPOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class StatusOptions:
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class StatusOptions(SettingsBase):
     """Options that say where the status is served."""
 
     status_bind: tuple[str, ...] = setting(
@@ -188,8 +188,8 @@ class StatusOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PushOptions:
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class PushOptions(SettingsBase):
     """Options that say how published items reach the server from outside."""
 
     push_bind: tuple[str, ...] = setting(
@@ -209,8 +209,8 @@ class PushOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class UpstreamOptions:
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class UpstreamOptions(SettingsBase):
     """Options of the commands that forward requests."""
 
     upstream: tuple[str, ...] = setting(
@@ -223,7 +223,7 @@ class UpstreamOptions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Options(
     ListeningOptions,
     ProcessOptions,
