@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 from support.asking import drain, together, uri_of
@@ -18,6 +19,8 @@ from support.relay import relaying
 from support.server import hello, logged, respond, running, wait_until
 
 from vsgi_fcgi.client import FastCGIClient
+from vsgi_fcgi.recording.file import read_recording
+from vsgi_fcgi.recording.replay import replay
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.response import StartResponse
 
@@ -89,6 +92,27 @@ def test_an_authorizer_and_a_filter_get_their_streams() -> None:
         assert client.answer(2).body == b"filtered"
     assert [(item.role, item.block) for item in asked] == [(AUTHORIZER, ODD), (FILTER, ODD)]
     assert asked[1].streams == {STDIN: b"in", DATA: b"the file"}
+
+
+def test_a_recording_has_the_limits_that_apply(tmp_path: Path) -> None:
+    """The relay does not count params, so a replay of its recording must not either."""
+    block = records.pairs({f"P{number}": "" for number in range(1500)})
+
+    def script(peer: Peer) -> None:
+        peer.say_values()
+        peer.request()
+        peer.send(answer(1, b"seen"))
+        peer.until_closed()
+
+    with scripted(script) as app, relaying(app.address, record=str(tmp_path)) as relay:
+        client = relay.connect()
+        client.send(records.begin(7) + records.params(7, block) + records.stdin(7))
+        assert client.answer(7).body == b"seen"
+        client.send(b"GET / HTTP/1.1\r\n")
+        client.read_to_end()
+    (path,) = tmp_path.iterdir()
+    lines = list(replay(*read_recording(str(path))))
+    assert any("RequestStarted" in line and "1500 params" in line for line in lines), lines
 
 
 EARLY = b"Status: 103 Early Hints\r\nLink: </a.css>\r\n\r\n"

@@ -140,7 +140,8 @@ class Recorder:
         if self._off or not entries:
             return
         began = time.time() - (time.monotonic() - entries[0][0])
-        limits = recording.protocol._limits
+        protocol = recording.protocol
+        limits = protocol._limits
         about = About(
             vsgi_fcgi_recording=FORMAT,
             server=f"vsgi_fcgi {__version__}",
@@ -150,8 +151,9 @@ class Recorder:
             dropped=recording.dropped,
             max_requests=limits.requests,
             max_params_bytes=limits.params_bytes,
-            max_params_count=limits.params_count,
-            roles=sorted(map(int, recording.protocol._roles)),
+            # Undecoded params are not counted.
+            max_params_count=limits.params_bytes if protocol._raw_params else limits.params_count,
+            roles=sorted(map(int, protocol._roles)),
         )
         if self._queue.qsize() >= _MAX_WAITING:
             self._fail(f"{_MAX_WAITING} others are waiting")
