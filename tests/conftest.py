@@ -41,6 +41,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run more tests than cores: they also wait, for timeouts and for each other's processes."""
+    return len(os.sched_getaffinity(0)) * 3 // 2
+
+
 _marks_of_test: set[str] | None = None
 
 
