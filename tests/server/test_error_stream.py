@@ -10,6 +10,7 @@ import pytest
 from support.build import replaces_functions
 from support.fcgi import records
 from support.fcgi.peer import whole_request
+from support.memory import no_memory
 from support.server import WORKERS, logged, respond, running, wait_in_app, wait_until
 
 from vsgi_fcgi.protocol import BROKEN_ANSWER
@@ -325,9 +326,6 @@ def test_a_failure_that_cannot_be_logged_is_a_plain_500() -> None:
 def test_an_answer_whose_end_cannot_be_kept_ends_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def no_memory(*_: object) -> None:
-        raise MemoryError
-
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         # Too large for one piece, but small enough to be joined to one.
         start_response("200 OK", [("X-Large", "x" * 9000)])

@@ -10,6 +10,7 @@ import pytest
 from support.build import replaces_functions
 from support.fcgi import records
 from support.fcgi.peer import request_params
+from support.memory import no_memory
 from support.server import (
     WORKERS,
     Running,
@@ -488,9 +489,6 @@ def test_a_folder_that_takes_no_files_is_503_for_large_bodies_alone(tmp_path: Pa
 def test_an_unexpected_failure_of_the_disk_is_503_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only OSError: the disk's thread must survive whatever a task raises."""
 
-    def no_memory(*_: object, **__: object) -> None:
-        raise MemoryError
-
     with running(echo, body_memory_bytes=1000) as server:
         client = server.connect()
         with monkeypatch.context() as patch:
@@ -505,9 +503,6 @@ def test_an_unexpected_failure_of_the_disk_is_503_too(monkeypatch: pytest.Monkey
 def test_a_body_for_which_there_is_no_memory_is_503_and_costs_no_other_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def no_memory(*_: object) -> None:
-        raise MemoryError
-
     with running(echo) as server:
         client = server.connect()
         client.start(2, length=3)

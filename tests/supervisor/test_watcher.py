@@ -49,9 +49,14 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_written_replaced_touched_and_removed(file: Path) -> None:
-    other = file.with_name("other.py")
-    other.write_text("1")
+@pytest.fixture
+def other(file: Path) -> Path:
+    path = file.with_name("other.py")
+    path.write_text("1")
+    return path
+
+
+def test_written_replaced_touched_and_removed(file: Path, other: Path) -> None:
     watched = Watched()
     watched.add(file, other)
     file.write_text("2")
@@ -181,9 +186,7 @@ def test_extra_files_and_folders(file: Path, tmp_path: Path) -> None:
     watched.wait_for(file)
 
 
-def test_changes_are_reported_although_a_file_keeps_changing(file: Path) -> None:
-    other = file.with_name("other.py")
-    other.write_text("1")
+def test_changes_are_reported_although_a_file_keeps_changing(file: Path, other: Path) -> None:
     watched = Watched()
     watched.add(file, other)
     other.write_text("2")
@@ -207,11 +210,9 @@ def test_many_files_are_looked_at_less_often(file: Path, monkeypatch: pytest.Mon
 
 
 def test_the_number_of_files_is_limited(
-    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    file: Path, other: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(watching, "MAX_FILES", 1)
-    other = file.with_name("other.py")
-    other.write_text("1")
     watched = Watched()
     watched.add(file, other)
     other.write_text("2")

@@ -1,4 +1,4 @@
-"""Measure the peak memory of a process, and see how full the buffers of a UNIX socket are."""
+"""Measure the peak memory of a process, fail for want of it, and see how full sockets are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import socket
 import struct
 import termios
 from pathlib import Path
+from typing import NoReturn
 
 from support.fcgi.peer import Client
 from support.processes import Process, ProcessGroup, wait_until
+
+
+def no_memory(*_: object, **__: object) -> NoReturn:
+    """Fail as a function does for which there is no memory."""
+    raise MemoryError
 
 
 class Measured:

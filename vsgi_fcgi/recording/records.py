@@ -262,7 +262,7 @@ def _hide_response(records: list[Record], bodies: int) -> None:
 
 
 def _hide_headers(block: bytes, *, complete: bool) -> bytes:
-    """Return a header block, as far as it is one, in which values are hidden."""
+    """Return the valid lines at the start of a header block, with values hidden."""
     lines = block.splitlines(keepends=True)
     if not complete and lines:
         # The last line may be incomplete.
