@@ -296,6 +296,10 @@ def test_systemd_makes_what_the_web_server_needs(capsys: pytest.CaptureFixture[s
         ("caddy app --log-format {$HOME}", "Caddy would replace a variable in '{$HOME}', even"),
         ("systemd app -f 3", "systemd opens its sockets itself, but fd 3 is already open"),
         ("systemd app -b localhost:9000", "systemd listens only on IP addresses, and localhost is"),
+        (
+            "systemd app --static /a=b",
+            "--static needs --http; without it, a web server must serve the files: give --static",
+        ),
         ("systemd app --standalone .", "--standalone is for web servers and not for systemd"),
         ("systemd app --user a=b", "'a=b' is not a valid name of a user or group for systemd"),
     ],

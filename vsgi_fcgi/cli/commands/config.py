@@ -432,6 +432,12 @@ def _service(configuration: Configuration) -> systemd.Service:
         if getattr(options, name) is not None:
             option = option_name(name)
             raise UsageError(f"{option} is for web servers and not for systemd; leave it out")
+    if options.static and not options.http:
+        # The server refuses to start with this, so the unit would fail.
+        raise UsageError(
+            "--static needs --http; without it, a web server must serve the files: give --static"
+            f" to {PROGRAM} config nginx or config lighttpd instead"
+        )
     folder = _folder(options)
     addresses = options.addresses() if options.names_an_address else ()
     words = command_words(configuration, folder, (*_OF_UNITS, "user", "group"))
