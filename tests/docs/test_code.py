@@ -33,6 +33,12 @@ _COMMAND = re.compile(
     r"^(?:\$ )?(?:sudo (?:-u \S+ )?|.* -- )?(?:[A-Z_]+=\S+ )*(?:\S*/)?vsgi-fcgi (?P<words>.*)$",
     re.MULTILINE,
 )
+# A setting and its default: "{option}`--graceful-timeout` seconds (30)".
+_DEFAULT = re.compile(
+    r"\{option\}`--(?P<name>[a-z-]+)`(?: seconds)?\s"
+    r"\((?P<number>\d[\d,.]*)(?: (?P<unit>[KMG]iB))?[);]"
+)
+_UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # The files of the tutorial belong together: another test follows it.
 PYTHON = [block for block in all_blocks("python") if block.page != TUTORIAL]
 _SERVES = re.compile(r"^\s.*\bserver\.run\(\)", re.MULTILINE)
@@ -125,7 +131,23 @@ def test_variables(page: Path) -> None:
     assert named <= known
 
 
+def defaults() -> list[tuple[Path, str, float]]:
+    """Every default that a page gives after the name of a setting."""
+    return [
+        (page, match["name"], float(match["number"].replace(",", "")) * _UNITS[match["unit"]])
+        for page in PAGES
+        for match in _DEFAULT.finditer(page.read_text())
+    ]
+
+
+@pytest.mark.parametrize(("page", "name", "number"), defaults(), ids=str)
+def test_defaults(page: Path, name: str, number: float) -> None:
+    options = resolve(parse(["app"]), {}).options
+    assert getattr(options, name.replace("-", "_")) == number, page
+
+
 def test_that_code_is_found() -> None:
     """A collector that finds nothing would make all of the above pass."""
     assert len(PYTHON) >= 5
     assert len(command_lines()) >= 10
+    assert len(defaults()) >= 5
