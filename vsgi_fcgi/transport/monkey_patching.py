@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import importlib.util
 import select
 import socket
@@ -121,8 +122,26 @@ def patch_for_greenlets() -> None:
                 f"--worker greenlet: {name} was imported before gevent could patch the standard"
                 f" library; use vsgi-fcgi APP, or begin the script with {_PATCH}"
             )
-    # gevent cannot patch what this Python does not have.
-    monkey.patch_all(ssl=_has_ssl())
+    with _entry_points_read_once():
+        # gevent cannot patch what this Python does not have.
+        monkey.patch_all(ssl=_has_ssl())
+
+
+@contextlib.contextmanager
+def _entry_points_read_once() -> Iterator[None]:
+    """Read the metadata of the installed packages once while gevent patches.
+
+    gevent looks for plugins before and after each patch, 25 times, and each time Python reads the
+    metadata of all packages. With 140 packages this took 0.3 of the 0.5 seconds of a start.
+    """
+    from importlib import metadata
+
+    entry_points = metadata.entry_points
+    metadata.entry_points = entry_points().select
+    try:
+        yield
+    finally:
+        metadata.entry_points = entry_points
 
 
 def _has_ssl() -> bool:

@@ -311,6 +311,27 @@ def test_requests_that_are_cut_off_can_clean_up() -> None:
     assert output == "False [True, 'cleaned up']\n"
 
 
+def test_plugins_of_gevent_are_found_by_reading_all_metadata_once(tmp_path: Path) -> None:
+    """gevent itself reads the metadata of all installed packages for each of its events."""
+    (tmp_path / "plugin-1.dist-info").mkdir()
+    groups = [f"gevent.plugins.monkey.{name}" for name in ("will_patch_module", "did_patch_all")]
+    entries = "".join(f"[{group}]\nplugin = plugin:note\n" for group in groups)
+    (tmp_path / "plugin-1.dist-info" / "entry_points.txt").write_text(entries)
+    (tmp_path / "plugin.py").write_text(
+        "noted = []\ndef note(event): noted.append(getattr(event, 'module_name', 'the end'))\n"
+    )
+    script = """
+from importlib import metadata
+from vsgi_fcgi.transport.monkey_patching import patch_for_greenlets
+reads, distributions, entry_points = [], metadata.distributions, metadata.entry_points
+metadata.distributions = lambda **more: reads.append(1) or distributions(**more)
+patch_for_greenlets()
+import plugin
+print(len(reads), metadata.entry_points is entry_points, "queue" in plugin.noted, plugin.noted[-1])
+"""
+    assert run_script(script, PYTHONPATH=str(tmp_path)) == "1 True True the end\n"
+
+
 # What is refused.
 
 
