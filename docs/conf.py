@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 from vsgi_fcgi import __version__
+
+# A build keeps most objects until its end. Looking through them again and again took a quarter of
+# its time. Now it needs 200 MB of memory instead of 140 MB.
+gc.set_threshold(500_000, 100, 1000)
 
 project = "vsgi_fcgi"
 author = "The vsgi_fcgi developers"
