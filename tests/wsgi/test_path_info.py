@@ -6,6 +6,7 @@ The tables contain what the web servers really send; `tests/live/test_paths.py` 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from urllib.parse import quote, unquote
 
 import pytest
@@ -128,42 +129,37 @@ ROOT_FRONT_ENDS = (
 )
 
 
-@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("front_end", ROOT_FRONT_ENDS)
-def test_an_app_at_the_root(front_end: Callable[[str], Params], path: str) -> None:
+def test_an_app_at_the_root(front_end: Callable[[str], Params]) -> None:
     """The app's path is the whole path, whether it is named or not."""
-    for mount in (None, ""):
-        assert find_path(front_end(path), mount)[:2] == ("", path)
+    for path, mount in product(PATHS, (None, "")):
+        assert find_path(front_end(path), mount)[:2] == ("", path), mount
 
 
-@pytest.mark.parametrize("rest", ["", *PATHS])
-@pytest.mark.parametrize("mount", ["/app", "/a/b"])
 @pytest.mark.parametrize("front_end", [*ROOT_FRONT_ENDS, None])
-def test_an_app_below_a_named_mount_point(
-    front_end: Callable[[str], Params] | None, mount: str, rest: str
-) -> None:
+def test_an_app_below_a_named_mount_point(front_end: Callable[[str], Params] | None) -> None:
     """Even if the web server says that it is at the root; None changes nothing."""
-    found = params("any", mount, rest) if front_end is None else front_end(mount + rest)
-    assert find_path(found, mount)[:2] == (mount, rest)
+    for mount, rest in product(["/app", "/a/b"], ["", *PATHS]):
+        found = params("any", mount, rest) if front_end is None else front_end(mount + rest)
+        assert find_path(found, mount)[:2] == (mount, rest)
 
 
-@pytest.mark.parametrize("rest", ["", *PATHS])
-@pytest.mark.parametrize("mount", ["/app", "/app.fcgi", "/a/b", "/\xc3\xa9"])
 @pytest.mark.parametrize("software", ["lighttpd/1.4.69", "nginx/1.22.1", "HAProxy", "Apache", ""])
-def test_what_is_right_is_not_changed(software: str, mount: str, rest: str) -> None:
+def test_what_is_right_is_not_changed(software: str) -> None:
     """nginx sends an empty PATH_INFO, and the others leave it out."""
-    path = rest or ("" if software.startswith("nginx") else None)
-    found = params(software, mount, path)
-    if software.startswith("nginx"):
-        found["DOCUMENT_URI"] = mount + rest
-    if software == "Apache":
-        # mod_fcgid's, and with SetHandler also mod_proxy_fcgi's.
-        found["SCRIPT_FILENAME"] = "/srv/www/app.fcgi"
-        assert find_path(found)[:2] == (mount, rest)
-        found["SCRIPT_FILENAME"] = "proxy:fcgi://localhost//srv/www" + mount
-    unclear = software == "HAProxy" and not rest
-    assert find_path(found) == (mount, rest, UNCLEAR if unclear else RIGHT)
-    assert find_path(found, mount)[:2] == (mount, rest)
+    for mount, rest in product(["/app", "/app.fcgi", "/a/b", "/\xc3\xa9"], ["", *PATHS]):
+        path = rest or ("" if software.startswith("nginx") else None)
+        found = params(software, mount, path)
+        if software.startswith("nginx"):
+            found["DOCUMENT_URI"] = mount + rest
+        if software == "Apache":
+            # mod_fcgid's, and with SetHandler also mod_proxy_fcgi's.
+            found["SCRIPT_FILENAME"] = "/srv/www/app.fcgi"
+            assert find_path(found)[:2] == (mount, rest)
+            found["SCRIPT_FILENAME"] = "proxy:fcgi://localhost//srv/www" + mount
+        unclear = software == "HAProxy" and not rest
+        assert find_path(found) == (mount, rest, UNCLEAR if unclear else RIGHT)
+        assert find_path(found, mount)[:2] == (mount, rest)
 
 
 APACHE = "Apache/2.4.71 (Debian)"
