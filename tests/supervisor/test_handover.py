@@ -49,6 +49,14 @@ def server(processes: ProcessGroup, project: Project) -> Supervised:
     return server
 
 
+@pytest.fixture
+def single(processes: ProcessGroup, project: Project) -> Supervised:
+    """A server with one process."""
+    server = Supervised(processes, project, "1")
+    server.ready(1)
+    return server
+
+
 def pid(client: Client, id: int = 1) -> int:
     """The process that has answered."""
     return int(client.answer(id).body[1:].partition(b",")[0])
@@ -77,16 +85,14 @@ def test_kept_connections_move_at_a_reload(server: Supervised) -> None:
     assert server.process.stop() == 0
 
 
-def test_a_connection_moves_again_and_again(processes: ProcessGroup, project: Project) -> None:
-    server = Supervised(processes, project, "1")
-    server.ready(1)
-    with server.connect() as client:
+def test_a_connection_moves_again_and_again(single: Supervised) -> None:
+    with single.connect() as client:
         for _ in range(3):
-            before = set(server.children())
-            server.reload()
-            wait_until(partial(_have_ended, server, before), "the end of the old processes")
+            before = set(single.children())
+            single.reload()
+            wait_until(partial(_have_ended, single, before), "the end of the old processes")
             client.ask(1, "/")
-            assert pid(client) in server.children()
+            assert pid(client) in single.children()
 
 
 def test_the_start_of_a_record_moves_with_its_connection(server: Supervised) -> None:
@@ -106,18 +112,18 @@ def test_the_start_of_a_record_moves_with_its_connection(server: Supervised) -> 
         client.close()
 
 
-def test_a_request_of_which_a_part_has_come_is_read_where_it_began(server: Supervised) -> None:
+def test_a_request_of_which_a_part_has_come_is_read_where_it_began(single: Supervised) -> None:
     request = whole_request(1, "/", b"x" * 100)
-    clients = {part: server.connect() for part in (20, 40, -30, -4)}
+    clients = {part: single.connect() for part in (20, 40, -30, -4)}
     old = {}
     for part, client in clients.items():
         client.ask(1, "/")
         old[part] = pid(client)
         client.send(request[:part])
         # Later than the bytes before: one process reads from one connection in order.
-        with server.connect() as other:
+        with single.connect() as other:
             other.get("/")
-    server.reload()
+    single.reload()
     for part, client in clients.items():
         client.send(request[part:])
         assert client.answer(1).body == repr((old[part], 100)).encode(), part
@@ -132,16 +138,16 @@ def test_a_request_of_which_a_part_has_come_is_read_where_it_began(server: Super
 
 
 def test_a_busy_multiplexed_connection_moves_when_what_runs_has_ended(
-    processes: ProcessGroup, server: Supervised
+    processes: ProcessGroup, single: Supervised
 ) -> None:
-    with Gate(processes.folder) as gate, server.connect() as client:
+    with Gate(processes.folder) as gate, single.connect() as client:
         client.send(VALUES)
         client.collect_until(lambda: bool(client.management))
         client.ask(1, gate.url)
         gate.wait_for_app()
         client.ask(2, "/")
         old = pid(client, 2)
-        server.reload()
+        single.reload()
         # All but the first few are for the next process, also while the first one still runs.
         for id in range(3, 40):
             client.ask(id, "/", b"x" * id)
@@ -158,8 +164,8 @@ def test_a_busy_multiplexed_connection_moves_when_what_runs_has_ended(
         client.management.clear()
         client.send(VALUES)
         client.collect_until(lambda: bool(client.management))
-    wait_until(lambda: old not in server.children(), "the end of the old process")
-    assert server.process.stop() == 0
+    wait_until(lambda: old not in single.children(), "the end of the old process")
+    assert single.process.stop() == 0
 
 
 def test_connections_of_a_process_that_gets_a_signal_move(server: Supervised) -> None:
@@ -188,13 +194,13 @@ def test_a_request_that_takes_longer_than_the_grace(
 
 
 def test_connections_close_when_the_supervisor_has_gone(
-    processes: ProcessGroup, server: Supervised
+    processes: ProcessGroup, single: Supervised
 ) -> None:
-    with Gate(processes.folder) as gate, server.connect() as client, server.connect() as other:
+    with Gate(processes.folder) as gate, single.connect() as client, single.connect() as other:
         other.get("/")
         client.ask(1, gate.url)
         gate.wait_for_app()
-        server.process.stop(signal.SIGKILL)
+        single.process.stop(signal.SIGKILL)
         other.read_to_end()
         gate.open()
         assert client.answer(1).status == 200
@@ -202,36 +208,34 @@ def test_connections_close_when_the_supervisor_has_gone(
     wait_until(lambda: processes.pids() == [], "the end of the processes")
 
 
-def test_a_stop_while_processes_retire(processes: ProcessGroup, project: Project) -> None:
-    server = Supervised(processes, project, "1")
-    server.ready(1)
-    with Gate(processes.folder) as gate, server.connect() as client:
+def test_a_stop_while_processes_retire(processes: ProcessGroup, single: Supervised) -> None:
+    with Gate(processes.folder) as gate, single.connect() as client:
         client.send(VALUES)
         client.ask(1, gate.url)
         gate.wait_for_app()
-        server.reload()
-        server.process.send_signal(signal.SIGTERM)
-        server.process.wait_for_log("SIGTERM: stopping")
+        single.reload()
+        single.process.send_signal(signal.SIGTERM)
+        single.process.wait_for_log("SIGTERM: stopping")
         gate.open()
         assert client.answer(1).status == 200
         client.read_to_end()
-    assert server.process.wait() == 0
+    assert single.process.wait() == 0
 
 
-def test_many_connections_move(server: Supervised) -> None:
+def test_many_connections_move(single: Supervised) -> None:
     """More than fit into the supervisor at a time."""
-    clients = [server.connect() for _ in range(400)]
+    clients = [single.connect() for _ in range(400)]
     for client in clients:
         client.ask(1, "/")
-    before = set(server.children())
+    before = set(single.children())
     for client in clients:
         pid(client)
-    server.reload()
-    wait_until(lambda: not before & set(server.children()), "the end of the old processes", 20)
+    single.reload()
+    wait_until(lambda: not before & set(single.children()), "the end of the old processes", 20)
     for client in clients:
         client.ask(1, "/")
     for client in clients:
-        assert pid(client) in server.children()
+        assert pid(client) in single.children()
         client.close()
 
 

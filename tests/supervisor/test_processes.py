@@ -34,10 +34,10 @@ def test_all_processes_serve_and_the_app_knows_it(
 ) -> None:
     port = free_port()
     options = ("--pid-file", "app.pid", "--http", f"127.0.0.1:{port}")
-    server = Supervised(processes, project, "3", *options)
-    server.ready(3)
-    assert len(server.children()) == 3
-    server.wait_for_answers(lambda found: len(found) >= 2)
+    server = Supervised(processes, project, "2", *options)
+    server.ready()
+    assert len(server.children()) == 2
+    server.wait_for_answers(lambda found: len(found) == 2)
     assert {answer.partition(", ")[2] for answer in server.answers()} == {"True)"}
     assert request(port, "/").text.endswith(", True)")
     assert (project.folder / "app.pid").read_text() == f"{server.process.pid}\n"
@@ -97,7 +97,7 @@ def test_an_app_that_cannot_be_loaded_at_the_first_start(
     processes: ProcessGroup, project: Project
 ) -> None:
     project.save("app.py", "import settings_of_nobody\n")
-    server = Supervised(processes, project, "3")
+    server = Supervised(processes, project, "2")
     assert server.process.wait() == 2
     assert server.log().count("Traceback") == 1
     assert "No module named 'settings_of_nobody'" in server.log()
@@ -108,14 +108,14 @@ def test_an_app_that_ends_the_process_at_the_first_start(
     processes: ProcessGroup, project: Project
 ) -> None:
     project.save("app.py", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n")
-    server = Supervised(processes, project, "3")
+    server = Supervised(processes, project, "2")
     assert server.process.wait() == 128 + signal.SIGSEGV
     assert "(SIGSEGV) while it loaded the app" in server.log()
 
 
 def test_a_process_that_hangs_at_the_first_start(processes: ProcessGroup, project: Project) -> None:
     project.save("app.py", "import time; time.sleep(1000)\n")
-    server = Supervised(processes, project, "2", "--start-timeout", "0.5")
+    server = Supervised(processes, project, "1", "--start-timeout", "0.5")
     assert server.process.wait() == 1
     assert "has not loaded the app within 0.5 s; killing it" in server.log()
 
@@ -294,8 +294,8 @@ def test_a_fast_stop_does_not_wait_for_requests(
     processes: ProcessGroup, project: Project, number: int
 ) -> None:
     project.save("app.py", "import time\ndef app(environ, start_response):\n    time.sleep(1000)\n")
-    server = Supervised(processes, project)
-    server.ready()
+    server = Supervised(processes, project, "1")
+    server.ready(1)
     with server.connect() as client:
         client.ask(1, "/")
         # A second connection is accepted after the first one.
@@ -382,10 +382,10 @@ def test_stdin_that_is_closed(processes: ProcessGroup, project: Project) -> None
     script = (
         "import os, sys; os.close(0);"
         f" os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'vsgi_fcgi', '--processes',"
-        f" '2', '--socket', 'closed.sock', 'app'])"
+        f" '1', '--socket', 'closed.sock', 'app'])"
     )
     process = processes.start([sys.executable, "-c", script], name="server", cwd=project.folder)
-    wait_until(lambda: process.log().count("listening on") == 2, "both processes")
+    process.wait_for_log("listening on")
     assert os.readlink(f"/proc/{process.pid}/fd/0") == "/dev/null"
     assert process.stop() == 0
 
