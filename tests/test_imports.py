@@ -6,6 +6,8 @@ import json
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +67,26 @@ def app(environ, start_response):
 """
 
 
-def loaded_while_serving(folder: Path, *options: str) -> set[str]:
-    """The modules that the command has loaded when it answers a request."""
-    (folder / "shows.py").write_text(TELLS_WHAT_IS_LOADED)
-    output = serve(folder, *options, "shows:app")
-    assert output.status == 0, output.err
-    return set((folder / "loaded.txt").read_text().split())
+Loaded = Callable[..., frozenset[str]]
+
+
+@pytest.fixture(scope="module")
+def loaded_while_serving(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Returns the modules that the command has loaded when it answers a request.
+
+    One server for tests that ask about the same options.
+    """
+
+    @cache
+    def loaded(*options: str) -> frozenset[str]:
+        folder = tmp_path_factory.mktemp("serving")
+        (folder / "shows.py").write_text(TELLS_WHAT_IS_LOADED)
+        http = (f"127.0.0.1:{free_port()}",) if "--http" in options else ()
+        output = serve(folder, "shows:app", *options, *http)
+        assert output.status == 0, output.err
+        return frozenset((folder / "loaded.txt").read_text().split())
+
+    return loaded
 
 
 def modules_of(package: Any) -> list[str]:
@@ -111,11 +127,10 @@ def test_the_package_loads_nothing_until_it_is_asked() -> None:
 
 @pytest.mark.parametrize("options", [(), ("--worker", "main"), ("--http",)], ids=" ".join)
 def test_serving_an_app_loads_no_more_than_it_uses(
-    options: tuple[str, ...], tmp_path: Path
+    options: tuple[str, ...], loaded_while_serving: Loaded
 ) -> None:
     """Werkzeug takes 35 ms and 8 MiB, and the others 8 ms, which a plain server does not pay."""
-    more = (f"127.0.0.1:{free_port()}",) if "--http" in options else ()
-    loaded = loaded_while_serving(tmp_path, *options, *more)
+    loaded = loaded_while_serving(*options)
     assert "vsgi_fcgi.server.server" in loaded
     assert not {name for name in loaded if name.startswith("werkzeug")}
     assert not {"difflib", "logging.config", "tomllib"} & loaded
@@ -142,8 +157,10 @@ OPTIONAL = {
 """Modules that a plain server does not need, by an option that loads them."""
 
 
-def test_a_plain_server_loads_no_modules_of_options_that_are_off(tmp_path: Path) -> None:
-    loaded = loaded_while_serving(tmp_path)
+def test_a_plain_server_loads_no_modules_of_options_that_are_off(
+    loaded_while_serving: Loaded,
+) -> None:
+    loaded = loaded_while_serving()
     optional = {module for modules in OPTIONAL.values() for module in modules}
     assert not loaded & {*optional, "vsgi_fcgi.server.notify", "vsgi_fcgi.supervisor.process"}
     assert not {name for name in loaded if name.startswith("vsgi_fcgi.recording.")}
@@ -152,21 +169,35 @@ def test_a_plain_server_loads_no_modules_of_options_that_are_off(tmp_path: Path)
     }
 
 
-@pytest.mark.parametrize("option", OPTIONAL)
-def test_an_option_loads_its_modules(option: str, tmp_path: Path) -> None:
-    assert loaded_while_serving(tmp_path, *option.split()).issuperset(OPTIONAL[option])
+APART = ("--debug", "--processes 1", "--worker greenlet", "--worker main")
+"""Options that exclude others."""
 
 
-def test_processes_of_a_supervisor_load_nothing_that_reload_needs(tmp_path: Path) -> None:
-    loaded = loaded_while_serving(tmp_path, "--processes", "1")
+@pytest.mark.parametrize(
+    "options",
+    [*((option,) for option in APART), tuple(option for option in OPTIONAL if option not in APART)],
+    ids=" ".join,
+)
+def test_options_load_their_modules(options: tuple[str, ...], loaded_while_serving: Loaded) -> None:
+    """The names above exist."""
+    loaded = loaded_while_serving(*" ".join(options).split())
+    for option in options:
+        assert loaded.issuperset(OPTIONAL[option]), option
+
+
+def test_processes_of_a_supervisor_load_nothing_that_reload_needs(
+    loaded_while_serving: Loaded,
+) -> None:
+    loaded = loaded_while_serving("--processes", "1")
     assert "vsgi_fcgi.supervisor.child" in loaded
     assert not loaded & {"vsgi_fcgi.supervisor.watched", "vsgi_fcgi.supervisor.watcher"}
 
 
 @pytest.mark.parametrize("option", ["--static /files=.", "--debug"])
-def test_werkzeug_is_loaded_by_the_options_that_use_it(option: str, tmp_path: Path) -> None:
-    http = ("--http", f"127.0.0.1:{free_port()}")
-    assert "werkzeug" in loaded_while_serving(tmp_path, *http, *option.split())
+def test_werkzeug_is_loaded_by_the_options_that_use_it(
+    option: str, loaded_while_serving: Loaded
+) -> None:
+    assert "werkzeug" in loaded_while_serving(*option.split(), "--http")
 
 
 def test_a_forbidden_import_would_be_seen() -> None:
