@@ -74,7 +74,7 @@ def test_output_in_tiny_pieces(serve: Serve, connections: contextlib.ExitStack) 
         wait_until(lambda: other.get("/").body == b"4", "the app to be through", 60)
     # 1 MiB of them may wait in memory, the rest in files: 0.7 MiB. References to the pieces alone
     # would need 2.4 MiB more.
-    assert server.grown < 2.5
+    assert server.grown < 2
 
 
 def test_params_of_requests_that_await_their_body(
