@@ -101,6 +101,14 @@ def site(
             yield embedded(group, "--threads", "40", worker=worker)
 
 
+@pytest.fixture(scope="module")
+def app_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The socket of an application server that no test stops."""
+    with ProcessGroup(tmp_path_factory.mktemp("behind")) as group:
+        behind(group)
+        yield str(group.folder / "app.sock")
+
+
 # What the app gets
 
 
@@ -412,20 +420,19 @@ def test_an_application_server_that_was_killed_and_started_again(tmp_path: Path)
         assert request(site.port, "/", method="POST", body=b"x").status == 200
 
 
-def test_no_answer_in_time_is_504_and_the_others_go_on(tmp_path: Path) -> None:
+def test_no_answer_in_time_is_504_and_the_others_go_on(tmp_path: Path, app_socket: str) -> None:
     with ProcessGroup(tmp_path) as group:
-        behind(group)
-        site = gateway(group, "--response-timeout", "0.3")
+        site = gateway(group, "--response-timeout", "0.3", upstream=app_socket)
         answer = request(site.port, f"/wait?{tmp_path / 'go'}")
         assert answer.status == 504
         assert request(site.port, "/").status == 200
         (tmp_path / "go").touch()
 
 
-def test_no_room_is_503_with_a_time_to_come_again(tmp_path: Path) -> None:
+def test_no_room_is_503_with_a_time_to_come_again(tmp_path: Path, app_socket: str) -> None:
     with ProcessGroup(tmp_path) as group:
-        behind(group)
-        site = gateway(group, "--requests-per-connection", "1", "--max-queued", "0")
+        few = ("--requests-per-connection", "1", "--max-queued", "0")
+        site = gateway(group, *few, upstream=app_socket)
         threads, got = waiting_requests(site, tmp_path, 1)
         answer = request(site.port, "/")
         assert answer.status == 503
@@ -608,7 +615,7 @@ def test_unfinished_bodies_in_tiny_chunks_hold_little_memory(tmp_path: Path) -> 
         site = embedded(group)
         assert request(site.port, "/").status == 200
         before = peak_memory(site.front)
-        socks = [stack.enter_context(connect(site.port)) for _ in range(20)]
+        socks = [stack.enter_context(connect(site.port)) for _ in range(10)]
         for sock in socks:
             sock.sendall(POST + CHUNKED + b"\r\n" + chunks)
         for sock in socks:
@@ -616,7 +623,7 @@ def test_unfinished_bodies_in_tiny_chunks_hold_little_memory(tmp_path: Path) -> 
             sock.sendall(b"x\r\n")
             assert b"".join(receive(sock)).startswith(b"HTTP/1.1 400 ")
         # Each may hold data that was read ahead, in a growing buffer.
-        assert peak_memory(site.front) - before < 2 * 20 * 2 * 64 * 1024
+        assert peak_memory(site.front) - before < 2 * 10 * 2 * 64 * 1024
 
 
 def peak_memory(process: Process) -> int:
@@ -625,16 +632,14 @@ def peak_memory(process: Process) -> int:
     return int(text.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def test_requests_are_in_the_log(tmp_path: Path) -> None:
-    with ProcessGroup(tmp_path) as group:
-        site = embedded(group)
-        request(site.port, "/headers")
-        log = site.front.wait_for_log('127.0.0.1 "GET /headers HTTP/1.1" 418, 15 bytes, ')
-        with connect(site.port) as sock:
-            sock.sendall(b"GET /\xc2\x9b2J HTTP/1.0\r\n\r\n")
-            list(receive(sock))
-        log = site.front.wait_for_log(r'"GET /\xc2\x9b2J HTTP/1.0" 200')
-        assert "\x9b" not in log
+def test_requests_are_in_the_log(site: Site) -> None:
+    request(site.port, "/headers?logged")
+    log = site.front.wait_for_log('127.0.0.1 "GET /headers?logged HTTP/1.1" 418, 15 bytes, ')
+    with connect(site.port) as sock:
+        sock.sendall(b"GET /\xc2\x9b2J HTTP/1.0\r\n\r\n")
+        list(receive(sock))
+    log = site.front.wait_for_log(r'"GET /\xc2\x9b2J HTTP/1.0" 200')
+    assert "\x9b" not in log
 
 
 def test_requests_are_not_in_the_log_if_nobody_wants_that(tmp_path: Path) -> None:
@@ -649,11 +654,9 @@ def test_requests_are_not_in_the_log_if_nobody_wants_that(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["embedded", "gateway"])
-def test_a_stop_lets_requests_end(kind: str, tmp_path: Path) -> None:
+def test_a_stop_lets_requests_end(kind: str, tmp_path: Path, app_socket: str) -> None:
     with ProcessGroup(tmp_path) as group:
-        if kind == "gateway":
-            behind(group)
-        site = gateway(group) if kind == "gateway" else embedded(group)
+        site = gateway(group, upstream=app_socket) if kind == "gateway" else embedded(group)
         threads, got = waiting_requests(site, tmp_path, 1)
         with connect(site.port) as idle:
             site.front.send_signal(signal.SIGTERM)
@@ -667,12 +670,12 @@ def test_a_stop_lets_requests_end(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["embedded", "gateway"])
-def test_who_has_asked_before_a_stop_is_answered(kind: str, tmp_path: Path) -> None:
+def test_who_has_asked_before_a_stop_is_answered(
+    kind: str, tmp_path: Path, app_socket: str
+) -> None:
     """Also if the connection was not accepted by then."""
     with ProcessGroup(tmp_path) as group:
-        if kind == "gateway":
-            behind(group)
-        site = gateway(group) if kind == "gateway" else embedded(group)
+        site = gateway(group, upstream=app_socket) if kind == "gateway" else embedded(group)
         site.front.send_signal(signal.SIGSTOP)
         with contextlib.ExitStack() as stack:
             socks = [stack.enter_context(connect(site.port)) for _ in range(20)]
@@ -688,12 +691,12 @@ def test_who_has_asked_before_a_stop_is_answered(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["embedded", "gateway"])
-def test_a_kept_connection_is_told_before_it_is_closed(kind: str, tmp_path: Path) -> None:
+def test_a_kept_connection_is_told_before_it_is_closed(
+    kind: str, tmp_path: Path, app_socket: str
+) -> None:
     """A client that goes on asking loses no request: its last answer says that it is the last."""
     with ProcessGroup(tmp_path) as group:
-        if kind == "gateway":
-            behind(group)
-        site = gateway(group) if kind == "gateway" else embedded(group)
+        site = gateway(group, upstream=app_socket) if kind == "gateway" else embedded(group)
         with connect(site.port) as sock:
             answers, answer = 0, b""
             while b"\r\nConnection: close\r\n" not in answer:
@@ -749,33 +752,35 @@ def test_without_an_app_it_shows_the_demonstration(tmp_path: Path) -> None:
         assert b"vsgi_fcgi" in answer.body
 
 
-def test_static_files_do_not_reach_the_app(tmp_path: Path) -> None:
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "a.txt").write_text("a file")
-    (tmp_path / "secret").write_text("a secret")
-    with ProcessGroup(tmp_path) as group:
-        site = embedded(group, "--static", f"/files={tmp_path / 'files'}")
-        answer = request(site.port, "/files/a.txt")
-        assert (answer.body, answer.headers.get_content_type()) == (b"a file", "text/plain")
-        assert request(site.port, "/files/none").json()["PATH_INFO"] == "/files/none"
-        for path in ("/files/../secret", "/files/%2e%2e/secret", "/files//../secret"):
-            assert b"a secret" not in request(site.port, path).body
+@pytest.fixture(scope="module")
+def static(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site that serves the folder ``files`` without the app."""
+    with ProcessGroup(tmp_path_factory.mktemp("static")) as group:
+        (group.folder / "files").mkdir()
+        yield embedded(group, "--static", f"/files={group.folder / 'files'}")
 
 
-def test_a_browser_sees_a_changed_static_file_at_once(tmp_path: Path) -> None:
+def test_static_files_do_not_reach_the_app(static: Site) -> None:
+    (static.folder / "files" / "a.txt").write_text("a file")
+    (static.folder / "secret").write_text("a secret")
+    answer = request(static.port, "/files/a.txt")
+    assert (answer.body, answer.headers.get_content_type()) == (b"a file", "text/plain")
+    assert request(static.port, "/files/none").json()["PATH_INFO"] == "/files/none"
+    for path in ("/files/../secret", "/files/%2e%2e/secret", "/files//../secret"):
+        assert b"a secret" not in request(static.port, path).body
+
+
+def test_a_browser_sees_a_changed_static_file_at_once(static: Site) -> None:
     """It asks each time, and gets an unchanged file only once."""
-    file = tmp_path / "files" / "site.css"
-    file.parent.mkdir()
+    file = static.folder / "files" / "site.css"
     file.write_text("old")
-    with ProcessGroup(tmp_path) as group:
-        site = embedded(group, "--static", f"/files={file.parent}")
-        first = request(site.port, "/files/site.css")
-        assert "max-age=0" in first.headers["Cache-Control"]
-        known = {"If-None-Match": first.headers["ETag"]}
-        assert request(site.port, "/files/site.css", headers=known).status == 304
-        file.write_text("changed")
-        again = request(site.port, "/files/site.css", headers=known)
-        assert (again.status, again.body) == (200, b"changed")
+    first = request(static.port, "/files/site.css")
+    assert "max-age=0" in first.headers["Cache-Control"]
+    known = {"If-None-Match": first.headers["ETag"]}
+    assert request(static.port, "/files/site.css", headers=known).status == 304
+    file.write_text("changed")
+    again = request(static.port, "/files/site.css", headers=known)
+    assert (again.status, again.body) == (200, b"changed")
 
 
 def test_fastcgi_and_http_at_once(tmp_path: Path) -> None:
