@@ -181,8 +181,12 @@ def test_a_body_that_is_not_for_the_app(tmp_path: Path, length: str, status: int
     assert f"GET / was answered {status}: {why}\n" in errors
     # It is an answer.
     assert exit_status == 0
-    head, answer, _, _ = program.run(b"body", CONTENT_LENGTH=length, REQUEST_METHOD="HEAD")
-    assert head.startswith(f"Status: {status} ")
+
+
+def test_a_head_request_that_is_not_for_the_app_has_no_body(tmp_path: Path) -> None:
+    program = Program(tmp_path, "command", max_body_bytes=10)
+    head, answer, _, _ = program.run(b"body", CONTENT_LENGTH="11", REQUEST_METHOD="HEAD")
+    assert head.startswith("Status: 413 ")
     assert answer == ""
 
 
