@@ -143,8 +143,15 @@ def test_held_requests_are_counted_until_they_end(tmp_path: Path, group: Process
         wait_until(lambda: site.report()["now"]["held"] == 1, "the end of the stream")
 
 
-def test_metrics_are_what_prometheus_reads(tmp_path: Path, group: ProcessGroup) -> None:
-    site = serve(tmp_path, group)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server for tests of which one alone sends requests to the app."""
+    folder = tmp_path_factory.mktemp("site")
+    with ProcessGroup(folder) as group:
+        yield serve(folder, group, "--status-bind", f"unix:{folder / 'status.sock'}")
+
+
+def test_metrics_are_what_prometheus_reads(site: Site) -> None:
     with Client(site.address) as client:
         client.get("/quick")
         client.get("/broken")
@@ -164,10 +171,7 @@ def test_metrics_are_what_prometheus_reads(tmp_path: Path, group: ProcessGroup) 
     assert count == 2
 
 
-def test_a_name_that_another_site_made_point_here_gets_nothing(
-    tmp_path: Path, group: ProcessGroup
-) -> None:
-    site = serve(tmp_path, group)
+def test_a_name_that_another_site_made_point_here_gets_nothing(site: Site) -> None:
     assert site.get("/json", host="evil.example")[0] == 403
     assert site.get("/json", host=f"localhost:{site.port}")[0] == 200
     assert site.get("/other")[0] == 404
@@ -177,12 +181,10 @@ def test_a_name_that_another_site_made_point_here_gets_nothing(
         assert b"".join(iter(lambda: sock.recv(4096), b"")).endswith(b"\r\n\r\nalive\n")
 
 
-def test_a_unix_socket(tmp_path: Path, group: ProcessGroup) -> None:
-    path = tmp_path / "status.sock"
-    serve(tmp_path, group, "--status-bind", f"unix:{path}")
+def test_a_unix_socket(site: Site) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(20)
-        sock.connect(str(path))
+        sock.connect(str(Path(site.address).with_name("status.sock")))
         sock.sendall(b"GET /alive HTTP/1.0\r\n\r\n")
         data = b""
         while piece := sock.recv(4096):
