@@ -35,7 +35,8 @@ def test_all_processes_serve_and_the_app_knows_it(
     port = free_port()
     options = ("--pid-file", "app.pid", "--http", f"127.0.0.1:{port}")
     server = Supervised(processes, project, "2", *options)
-    server.ready()
+    # Each one also listens on a private socket for --http.
+    server.ready(4)
     assert len(server.children()) == 2
     server.wait_for_answers(lambda found: len(found) == 2)
     assert {answer.partition(", ")[2] for answer in server.answers()} == {"True)"}
