@@ -1,16 +1,18 @@
-"""Test the gateway's log in any HTTP server: it has no control characters."""
+"""Test the gateway in any HTTP server: one with a thread for each request; and its log."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from typing import Any
 
+import gevent
 from support.asking import uri_of
 from support.fcgi import records
 from support.fcgi.scripted import HEAD, Peer, end_request, scripted, stdout
-from support.server import logged, respond, running
+from support.server import hello, logged, respond, running, wait_until
 
 from vsgi_fcgi.client.gateway import Gateway
 from vsgi_fcgi.wsgi.environ import Environ
@@ -60,6 +62,34 @@ def says(text: str) -> Any:
         return respond(start_response, b"body")
 
     return app
+
+
+def test_a_thread_may_get_the_ident_of_one_that_has_ended() -> None:
+    """As with a thread for each request. The connections of threads that ended are closed."""
+    idents: list[int] = []
+    loops: list[Any] = []
+    answers: list[object] = []
+
+    def serve() -> None:
+        idents.append(threading.get_ident())
+        loops.append(gevent.get_hub().loop)
+        answers.append(ask(gateway, path="/path"))
+
+    with running(hello) as server:
+        gateway = Gateway(uri_of(server))
+        try:
+            while len(idents) < len(set(idents)) + 5:
+                thread = threading.Thread(target=serve)
+                thread.start()
+                thread.join()
+            assert answers == [("200 OK", b"/path")] * len(idents)
+            connections = server.context.connections
+            wait_until(lambda: len(connections) == len(set(idents)))
+        finally:
+            for upstreams in gateway._by_thread.values():
+                upstreams.close()
+            for loop in loops:
+                loop.destroy()
 
 
 def gateway_lines(lines: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Unpack
 
@@ -15,6 +16,7 @@ from vsgi_fcgi.exceptions import UpstreamError
 from vsgi_fcgi.log.handlers import escape_controls
 from vsgi_fcgi.protocol.records import encode_pairs
 from vsgi_fcgi.settings import make_settings
+from vsgi_fcgi.transport.loop import get_loop
 from vsgi_fcgi.transport.unpatched import get_ident
 from vsgi_fcgi.wsgi.environ import environ_to_params
 from vsgi_fcgi.wsgi.response import error_page
@@ -40,7 +42,7 @@ class Gateway:
 
     Concurrent requests share a connection if the application server multiplexes. Run the gateway
     on an HTTP server with a greenlet for each request, because waiting blocks only the greenlet.
-    Each native thread that calls the gateway has its own connections.
+    Each native thread that calls the gateway has its own connections, and calls `close` at its end.
 
     The client gets 502 if the server cannot be reached or its response is invalid, 504 if it does
     not respond in time, and 503 if it has no room. If the response fails after its head was sent,
@@ -76,6 +78,11 @@ class Gateway:
     def upstreams(self) -> Upstreams:
         """The application servers, with the connections of the calling thread."""
         found = self._by_thread.get(get_ident())
+        if found is not None and found.loop is not get_loop():
+            # They belong to a thread that has ended without `close`, and whose ident is used again.
+            with contextlib.suppress(ValueError):  # its loop was destroyed
+                found.close()
+            found = None
         if found is None:
             found = Upstreams(self._addresses, self.config, self._log)
             self._by_thread[get_ident()] = found
