@@ -15,6 +15,7 @@ from support.server import (
     WORKERS,
     Running,
     hello,
+    logged,
     respond,
     running,
     wait_in_app,
@@ -151,6 +152,37 @@ def test_a_request_that_was_readable_is_served(worker: str) -> None:
         stopper.join(20)
         holder.join(20)
         assert results == [True]
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_backlog_that_fills_the_queue_is_served_after_the_first_steps(worker: str) -> None:
+    """Those of `before_stop` are in a greenlet, in which no worker of the loop may begin."""
+    clients: list[Client] = []
+
+    def connect(_: float) -> None:
+        for _ in range(5):
+            client = server.connect()
+            client.ask(1, "/path")
+            clients.append(client)
+
+    with running(hello, worker=worker, max_queued=1) as server:
+        server.server.before_stop.append(connect)
+        stopper = Stopper(server)
+        assert stopper.result()
+        assert {client.answer(1).status for client in clients} <= {200, 503}
+        assert len(clients) == 5
+
+
+def test_a_first_step_that_fails_does_not_keep_the_server_running() -> None:
+    def fail(_: float) -> None:
+        raise RuntimeError("the step")
+
+    steps: list[float] = []
+    with running(hello) as server, logged() as log:
+        server.server.before_stop += [fail, steps.append]
+        assert Stopper(server, 15).result()
+        log.wait_for("RuntimeError: the step")
+    assert steps == [15]
 
 
 def test_requests_that_follow_on_a_connection_at_work_are_served_too() -> None:

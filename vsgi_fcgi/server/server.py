@@ -573,13 +573,18 @@ class Server:
 
     def _stop_in_turn(self, seconds: float, grace: float | None) -> None:
         for end in self.before_stop:
-            end(seconds)
-        self._stop_accepting(grace)
+            try:
+                end(seconds)
+            except BaseException as error:
+                self._log.error("the server stops, but a step before that failed", error=error)
+        # Not in this greenlet: workers in the loop begin only in the hub's.
+        if self._context is not None:
+            self._context.services.mailbox.post(self._stop_accepting, grace)
 
     def _stop_accepting(self, grace: float | None) -> None:
         """Accept queued connections, close the listeners, and let requests end.
 
-        In the main context.
+        In the hub of the main context.
         """
         context, done = self._context, self._done
         assert context is not None
