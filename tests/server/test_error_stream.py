@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.build import replaces_functions
@@ -13,6 +14,7 @@ from support.fcgi.peer import whole_request
 from support.memory import no_memory
 from support.server import WORKERS, logged, respond, running, wait_in_app, wait_until
 
+from vsgi_fcgi.exceptions import ResponseError
 from vsgi_fcgi.protocol import BROKEN_ANSWER
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.response import StartResponse
@@ -320,6 +322,25 @@ def test_a_failure_that_cannot_be_logged_is_a_plain_500() -> None:
         client = server.connect()
         assert client.get("/oops").status == 500
         assert client.get("/fine").body == b"fine"
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_what_is_written_after_the_end_is_refused_and_holds_no_memory(worker: str) -> None:
+    """An app may keep the callable that start_response has returned."""
+    kept: list[Any] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/late":
+            with pytest.raises(ResponseError, match="after the end"):
+                kept[0](bytes(1000))
+        kept.append(start_response("200 OK", [("Content-Type", "text/plain")]))
+        return [b"fine"]
+
+    with running(app, worker=worker) as server:
+        client = server.connect()
+        assert client.get("/first").body == b"fine"
+        assert client.get("/late").body == b"fine"
+        wait_until(lambda: not server.context.services.memory.used)
 
 
 @replaces_functions

@@ -38,6 +38,10 @@ class FakeSink:
         self.errors: list[str] = []
         self._cancel_after = cancel_after
 
+    @property
+    def closed(self) -> bool:
+        return bool(self.ended)
+
     def write(self, data: bytes, last: bool = False) -> None:
         assert not self.ended, f"{data!r} was written after the end"
         if self.cancelled:

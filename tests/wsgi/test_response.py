@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from support.sinks import FakeSink, run, run_validated
 
+from vsgi_fcgi.exceptions import ResponseError
+
 Runner = Callable[..., FakeSink]
 
 TEXT = [("Content-Type", "text/plain")]
@@ -148,6 +150,19 @@ def test_write_sends_at_once_and_before_what_is_returned(runner: Runner) -> None
     assert sink.body == b"one two three"
     assert lengths == [0, 1, 2]
     assert runner(app).body == b"one two three"
+
+
+def test_write_after_the_end_is_an_error(runner: Runner) -> None:
+    kept: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        kept.append(start_response("200 OK", list(TEXT)))
+        return [b"body"]
+
+    sink = runner(app)
+    with pytest.raises(ResponseError, match="after the end"):
+        kept[0](b"late")
+    assert (sink.body, sink.ended) == (b"body", "finished")
 
 
 def test_write_alone_is_a_response(runner: Runner) -> None:

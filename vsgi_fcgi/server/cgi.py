@@ -255,7 +255,7 @@ class _CGIResponse:
         self.exit_status = 1
         self._fd = fd
         self._timeout = timeout
-        self._open = True
+        self.closed = False
 
     def write(self, data: bytes, last: bool = False) -> None:
         view = memoryview(data)
@@ -272,7 +272,7 @@ class _CGIResponse:
                 self.cancelled = True
 
     def finish(self, data: bytes = b"", app_status: int = 0, more: bytes = b"") -> None:
-        if not self._open:
+        if self.closed:
             return
         try:
             self.write(data)
@@ -285,19 +285,19 @@ class _CGIResponse:
 
     def client_disconnected(self) -> bool:
         """Return whether the web server has closed the pipe, as it does when the client leaves."""
-        if self._open and not self.cancelled:
+        if not self.closed and not self.cancelled:
             # Without an event to wait for, this reports only errors: the pipe has no reader.
             self.cancelled = _is_ready(self._fd, 0, 0)
         return self.cancelled
 
     def break_off(self) -> None:
         # CGI cannot report a broken response. A client notices it by the Content-Length.
-        if self._open:
+        if not self.closed:
             self._close()
 
     def _close(self) -> None:
         """Close the pipe now, because the app may take long to end."""
-        self._open = False
+        self.closed = True
         os.close(self._fd)
 
     def report(self, message: str, error: BaseException | None = None) -> None:

@@ -245,11 +245,16 @@ class ResponseSink(Protocol):
 
     Attributes:
         cancelled: whether the web server aborted the request.
+        closed: whether the response has ended.
     """
 
     @property
     def cancelled(self) -> bool:
         """Whether the web server aborted the request."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the response has ended."""
 
     def write(self, data: bytes, last: bool = False) -> None:
         """Send a piece of STDOUT; this may wait until the web server reads.
@@ -334,7 +339,14 @@ class Response:
         return self.write
 
     def write(self, data: Any) -> None:
-        """Send a piece of the body, and the header block before the first piece."""
+        """Send a piece of the body, and the header block before the first piece.
+
+        Raises:
+            ResponseError: the response has ended.
+        """
+        if self._sink.closed:
+            # An app may have kept the callable. What it writes would never be sent or released.
+            raise ResponseError("write() was called after the end of the response")
         taken = self.take(data)
         if data and not self.sent:
             head = self.head()
