@@ -178,6 +178,8 @@ def check_serves(server: Process, folder: Path) -> None:
         ((), "--nproc=5", "only 2 of 8 threads could be started"),
         ((), "--nproc=8", "only 5 of 8 threads could be started"),
         (("--worker", "main"), "--nproc=1", ""),
+        (("--worker", "main", "--slow-request", "9"), "--nproc=1", "slow_request does not find"),
+        (("--request-timeout", "9"), "--nproc=1", "only 0 of 8 threads could be started"),
         (("--worker", "greenlet"), "--nproc=1", ""),
         (("--processes", "2"), "--nproc=5", "only 0 of 8 threads could be started"),
         (("--threads", "2"), f"--as={1 << 29}", ""),
@@ -194,6 +196,30 @@ def test_small_limits(
     if says:
         server.wait_for_log(says)
     check_serves(server, folder)
+
+
+def test_a_status_without_threads(start: Start, folder: Path) -> None:
+    server = start("--status-path", "/status", limit="--nproc=1")
+    server.wait_for_log("listening on")
+    with Client(str(folder / "run" / "app.sock")) as client:
+        for path in ("/status", "/status/json", "/status/alive"):
+            client.ask(1, path, more={"REQUEST_URI": path, "REMOTE_ADDR": "127.0.0.1"})
+            answer = client.answer(1)
+            assert (answer.status, bool(answer.body)) == (200, True), path
+    check_serves(server, folder)
+
+
+def test_a_recording_without_threads_is_lost_with_a_warning(start: Start, folder: Path) -> None:
+    server = start("--record", "/mnt/site/run", limit="--nproc=1")
+    server.wait_for_log("listening on")
+    with Client(str(folder / "run" / "app.sock")) as client:
+        client.send(b"no FastCGI")
+        client.read_to_end()
+    server.wait_for_log(
+        "a recording cannot be written to /mnt/site/run: the host allows no more threads"
+    )
+    check_serves(server, folder)
+    assert not list((folder / "run").glob("*.recording*"))
 
 
 @pytest.mark.parametrize("worker", ["thread", "greenlet"])

@@ -323,6 +323,8 @@ class MainContext:
                 self.run_limits.stop()
             if self.recycling is not None:
                 self.recycling.stop()
+            if self.publisher is not None:
+                self.publisher.forked()
             self.connections.stop_timer()
             if self.access_log is not None:
                 self.access_log.forked()

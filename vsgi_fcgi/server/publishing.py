@@ -42,6 +42,7 @@ from vsgi_fcgi.status.scoreboard import (
 )
 from vsgi_fcgi.transport.closing import Outcome
 from vsgi_fcgi.transport.connections import Connections
+from vsgi_fcgi.transport.loop import TimerWatcher
 from vsgi_fcgi.transport.thread_affinity import main_only
 from vsgi_fcgi.transport.unpatched import SimpleQueue, start_thread
 
@@ -102,7 +103,13 @@ class Publisher:
         self._tasks = SimpleQueue()
         self._waiting = 0
         self._ended = ThreadLatch()
-        start_thread(self._run, "vsgi-fcgi-status")
+        self._timer: TimerWatcher | None = None
+        try:
+            start_thread(self._run, "vsgi-fcgi-status")
+        except RuntimeError:
+            # This host allows no more threads, so the main context does it.
+            self._timer = services.loop.timer(_INTERVAL, _INTERVAL)
+            self._timer.start(self._publish)
 
     @main_only
     def ask(self, task: Callable[[], T], done: Callable[[T], object]) -> bool:
@@ -114,7 +121,11 @@ class Publisher:
         if self._waiting >= _MAX_TASKS:
             return False
         self._waiting += 1
-        self._tasks.put((task, done))
+        if self._timer is None:
+            self._tasks.put((task, done))
+        else:
+            self._publish()
+            self._services.mailbox.post(self._answer, (done, task()))
         return True
 
     def _run(self) -> None:
@@ -144,8 +155,18 @@ class Publisher:
     def stop(self) -> None:
         """Write the last state, and end the thread."""
         self._state = ENDED
-        self._tasks.put(None)
-        self._ended.wait(_LAST_UPDATE)
+        if self._timer is None:
+            self._tasks.put(None)
+            self._ended.wait(_LAST_UPDATE)
+        else:
+            self._publish()
+            self._timer.stop()
+            self._timer.close()
+
+    def forked(self) -> None:
+        """Leave the scoreboard to the parent process, in a child that an app has forked."""
+        if self._timer is not None:
+            self._timer.stop()
 
     def _publish(self) -> None:
         try:

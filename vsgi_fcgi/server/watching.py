@@ -22,6 +22,7 @@ from vsgi_fcgi.server.workers.main import MainWorker
 from vsgi_fcgi.server.workers.threads import Replaced, ThreadPool
 from vsgi_fcgi.transport.closing import Outcome
 from vsgi_fcgi.transport.connections import Connections
+from vsgi_fcgi.transport.loop import TimerWatcher
 from vsgi_fcgi.transport.thread_affinity import main_only, worker_only
 from vsgi_fcgi.transport.unpatched import start_thread
 from vsgi_fcgi.wsgi.environ import Environ, printable
@@ -247,13 +248,21 @@ class RunLimits:
         self._stuck: set[WatchedExchange] = set()
         limits = [limit for limit in config.run_limits if limit is not None]
         interval = min(min(limits) / _LOOKS, _MAX_INTERVAL)
-        self._timer = None
+        self._timer: TimerWatcher | None = None
         self._stopped = ThreadLatch()
         if isinstance(pool, MainWorker):
-            start_thread(partial(self._watch, interval), "vsgi-fcgi-watch")
-        else:
-            self._timer = services.loop.timer(interval, interval)
-            self._timer.start(self._look)
+            try:
+                start_thread(partial(self._watch, interval), "vsgi-fcgi-watch")
+                return
+            except RuntimeError:
+                # The loop does it, between requests and while the app waits cooperatively.
+                if config.slow_request is not None:
+                    self._warn(
+                        "slow_request does not find an app that blocks the main context: this host"
+                        " allows no more threads"
+                    )
+        self._timer = services.loop.timer(interval, interval)
+        self._timer.start(self._look)
 
     def stop(self) -> None:
         """Stop looking."""
