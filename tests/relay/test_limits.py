@@ -13,7 +13,7 @@ from support.asking import spooled, uri_of
 from support.fcgi import records
 from support.fcgi.peer import Client, whole_request
 from support.relay import relaying
-from support.server import Running, hello, logged, respond, running, wait_until
+from support.server import Running, echo, hello, logged, respond, running, wait_until
 
 from vsgi_fcgi.client.exchange import exchange_of
 from vsgi_fcgi.wsgi.environ import Environ
@@ -38,6 +38,47 @@ class App:
     def _large(self) -> Iterator[bytes]:
         for _ in range(128):
             yield b"x" * 65536
+
+
+# Memory.
+
+
+def no_memory(*_: object) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("where", ["relay.relayed", "client.exchange"])
+def test_a_body_for_which_there_is_no_memory_is_503_and_costs_no_other_request(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(echo) as server, relaying(uri_of(server)) as relay:
+        client = relay.connect()
+        client.get("/")  # has opened the connection
+        client.start(2, length=3)
+        client.start(1, length=100_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"vsgi_fcgi.{where}.append_piece", no_memory)
+            client.stdin(1, b"x" * 30_000, end=False)
+            assert client.answer(1).status == 503
+        client.stdin(1, b"x" * 70_000)  # ignored: the request has ended
+        client.stdin(2, b"abc")
+        assert client.answer(2).body == b"abc"
+
+
+def test_a_response_for_which_there_is_no_memory_costs_no_other_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running(echo) as server, relaying(uri_of(server)) as relay, logged() as log:
+        client = relay.connect()
+        client.get("/")
+        client.start(2, length=3)
+        with monkeypatch.context() as patch:
+            patch.setattr("vsgi_fcgi.client.exchange.append_piece", no_memory)
+            client.ask(1, "/")
+            assert client.answer(1).status == 502
+        client.stdin(2, b"abc")
+        assert client.answer(2).body == b"abc"
+        assert log.has("the system has no memory for it")
 
 
 # Slow readers.

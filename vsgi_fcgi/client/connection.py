@@ -445,9 +445,10 @@ class Connection:
     def _feed(self, exchange: Exchange, data: Buffer) -> bool:
         try:
             kept = exchange.feed(data)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
+            reason = str(error) or "the system has no memory for it"
             self._give_up(
-                exchange, ReaderStalled(f"{self.peer}: cannot store the response: {error}")
+                exchange, ReaderStalled(f"{self.peer}: cannot store the response: {reason}")
             )
             return False
         if not kept:

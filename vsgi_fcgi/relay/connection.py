@@ -203,7 +203,10 @@ class RelayConnection(Connection[RelayWriter]):
             elif kind is StdinEnded or kind is DataEnded:
                 relayed.end_input()
             else:
-                relayed.put(event.data)  # type: ignore[union-attr]
+                try:
+                    relayed.put(event.data)  # type: ignore[union-attr]
+                except MemoryError:
+                    relayed.give_up(503, "the system has no memory for its body")
 
     # Answers.
 
