@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ import pytest
 from support.asking import spooled, uri_of
 from support.fcgi import records
 from support.fcgi.peer import Client, whole_request
+from support.fcgi.scripted import HEAD, ONE_AT_A_TIME, Peer, scripted, stdout
 from support.relay import relaying
 from support.server import Running, echo, hello, logged, respond, running, wait_until
 
@@ -143,6 +145,25 @@ def test_who_asks_and_does_not_read_is_heard_no_longer() -> None:
 
 
 # Requests that do not come to their end.
+
+
+def test_too_much_for_the_limits_costs_one_request_and_is_no_bug() -> None:
+    """The read that exceeds the limit has more records, and the connection is closed already."""
+
+    def script(peer: Peer) -> None:
+        peer.say_values(ONE_AT_A_TIME)
+        peer.read_until(lambda: peer.has_ended(1, records.PARAMS))
+        with contextlib.suppress(OSError):
+            peer.send(stdout(1, HEAD, end=False) + 400 * stdout(1, bytes(8000), end=False))
+        peer.until_closed()
+
+    limits: dict[str, Any] = {"response_memory_bytes": 4096, "response_spool_bytes": 0}
+    with scripted(script) as app, relaying(app.address, **limits) as relay, logged() as log:
+        client = relay.connect()
+        client.start(1, method="POST", length=10)
+        assert client.answer(1).status == 502
+        log.wait_for("response_spool_bytes or total_response_spool_bytes is reached")
+    assert not log.has("internal error"), log.lines
 
 
 def test_a_request_that_does_not_go_on_is_a_408() -> None:

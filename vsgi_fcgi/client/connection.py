@@ -425,6 +425,8 @@ class Connection:
             exchange = exchange_of(event.request)
             if isinstance(event, StdoutReceived):
                 if not exchange.ended and not self._feed(exchange, event.data):
+                    if self.closed:
+                        return  # it was given up with its only request
                     continue
             elif isinstance(event, RequestEnded):
                 exchange.finish(event.app_status, event.protocol_status)
