@@ -173,6 +173,17 @@ def test_a_backlog_that_fills_the_queue_is_served_after_the_first_steps(worker: 
         assert len(clients) == 5
 
 
+def test_several_threads_may_stop_a_server() -> None:
+    app = Door()
+    with running(app) as server:
+        client = server.connect()
+        client.ask(1, "/held")
+        assert app.begun.wait(10)
+        stoppers = [Stopper(server) for _ in range(3)]
+        app.free.set()
+        assert [stopper.result() for stopper in stoppers] == [True] * 3
+
+
 def test_a_first_step_that_fails_does_not_keep_the_server_running() -> None:
     def fail(_: float) -> None:
         raise RuntimeError("the step")

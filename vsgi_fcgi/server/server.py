@@ -294,12 +294,15 @@ class Server:
         Returns:
             Whether every request was answered.
         """
-        if self._ended is None or self._context is None:
+        ended = self._ended
+        if ended is None or self._context is None:
             return True
         grace = self.config.graceful_timeout if timeout is None else timeout
         self._context.services.mailbox.post(self._begin_stop, grace)
-        self._ended.wait(None)
-        self._ended = None
+        ended.wait(None)
+        if self._ended is ended:
+            self._ended = None
+        ended.open()  # for other threads that stop it as well
         return not self._lost
 
     def _serve(
