@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any
 
 import gevent
+import pytest
 from support.asking import uri_of
 from support.fcgi import records
 from support.fcgi.scripted import HEAD, Peer, end_request, scripted, stdout
@@ -30,14 +31,8 @@ def forwarding(address: str, **settings: Any) -> Iterator[Gateway]:
         gateway.close()
 
 
-def ask(gateway: Gateway, method: str = "GET", path: str = "/") -> tuple[str, bytes]:
-    """Call the gateway as an HTTP server does, and return the status and the body."""
-    statuses = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], *more: object) -> None:
-        statuses.append(status)
-
-    environ = {
+def environ_of(method: str = "GET", path: str = "/") -> Environ:
+    return {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
         "PATH_INFO": path,
@@ -45,7 +40,16 @@ def ask(gateway: Gateway, method: str = "GET", path: str = "/") -> tuple[str, by
         "wsgi.input": BytesIO(),
         "wsgi.url_scheme": "http",
     }
-    answer: Any = gateway(environ, start_response)
+
+
+def ask(gateway: Gateway, method: str = "GET", path: str = "/") -> tuple[str, bytes]:
+    """Call the gateway as an HTTP server does, and return the status and the body."""
+    statuses = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], *more: object) -> None:
+        statuses.append(status)
+
+    answer: Any = gateway(environ_of(method, path), start_response)
     try:
         body = b"".join(answer)
     finally:
@@ -90,6 +94,26 @@ def test_a_thread_may_get_the_ident_of_one_that_has_ended() -> None:
                 upstreams.close()
             for loop in loops:
                 loop.destroy()
+
+
+def test_a_response_that_the_http_server_refuses_is_aborted() -> None:
+    """As ours does with a control character in the reason phrase."""
+
+    def endless(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return respond(start_response, iter(lambda: bytes(1000), b""))
+
+    def refuse(*_: object) -> None:
+        raise ValueError("a bad reason")
+
+    def has_ended() -> bool:
+        gevent.sleep(0)  # the loop sends what is due
+        return not server.context.calls.stats.requests_in_flight
+
+    with running(endless) as server, forwarding(uri_of(server)) as gateway:
+        with pytest.raises(ValueError, match="a bad reason"):
+            gateway(environ_of(), refuse)
+        wait_until(has_ended)
+        assert not gateway.upstreams.memory.used
 
 
 def gateway_lines(lines: list[str]) -> list[str]:

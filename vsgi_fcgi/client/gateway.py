@@ -110,7 +110,12 @@ class Gateway:
             upstreams.log.warning("%s %s: %s", *_request_of(environ), error)
             return _error(start_response, error.status, head_only)
         head = response.head
-        start_response(f"{head.status} {head.reason}", head.headers)
+        try:
+            start_response(f"{head.status} {head.reason}", head.headers)
+        except BaseException:
+            # The HTTP server does not accept the status or a header.
+            response.close()
+            raise
         return _Body(self, response, environ)
 
     def close(self) -> None:
