@@ -193,7 +193,8 @@ def test_a_first_step_that_fails_does_not_keep_the_server_running() -> None:
         server.server.before_stop += [fail, steps.append]
         assert Stopper(server, 15).result()
         log.wait_for("RuntimeError: the step")
-    assert steps == [15]
+    (seconds,) = steps
+    assert 0 < seconds <= 15
 
 
 def test_requests_that_follow_on_a_connection_at_work_are_served_too() -> None:

@@ -30,6 +30,9 @@ A client may be sending a request at that moment. It gets a response with "Conne
 whereas a closed connection would be an error.
 """
 
+_LAST_ANSWERS: Final = 1.0
+"""Seconds for clients to read the last responses, if all requests have ended in time."""
+
 _ACCEPT_BACKOFF: Final = 0.5
 """Seconds without accepting after an error, for example if no file descriptors are left."""
 
@@ -77,6 +80,7 @@ class HTTPServer:
         """
         for server in self._servers:
             server.begin_stopping()
+        last = _LAST_ANSWERS
         try:
             with gevent.Timeout(grace):
                 last_requests = time.monotonic() + _LAST_REQUESTS
@@ -87,10 +91,14 @@ class HTTPServer:
                 while self._open:
                     gevent.sleep(_POLL_INTERVAL)
         except gevent.Timeout:
-            return False
+            last = 0.0
+            busy = sum(server.busy for server in self._servers)
+            if busy:
+                self._servers[0].log.warning("%d HTTP requests still ran and are cut off", busy)
+            return not busy
         finally:
             for server in self._servers:
-                server.stop(1)
+                server.stop(last)
         return True
 
     @property

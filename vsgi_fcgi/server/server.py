@@ -120,7 +120,8 @@ class Server:
         serves_status: something reads what the server does, in addition to `status_path`.
         at_start: functions to call in the main context when it accepts connections.
         before_stop: functions to call at the beginning of a graceful stop, in a greenlet of the
-            main context. They get the seconds that running requests have, and may wait.
+            main context. They get the seconds that running requests have, and may wait. They
+            return False if they have cut off requests.
         supervisor: the supervisor that has started this process; None usually.
 
     Raises:
@@ -569,20 +570,25 @@ class Server:
         whole = self.config.graceful_timeout if grace is None else grace
         if self._context is not None and self._context.services.held is not None:
             gevent.spawn(self._context.end_held, min(self.config.push_stop_spread, whole / 2))
+        if self._process_ends and whole >= 2 * _CLEAN_UP:
+            whole = grace = whole - _CLEAN_UP
         if self.before_stop:
             gevent.spawn(self._stop_in_turn, whole, grace)
         else:
             self._stop_accepting(grace)
 
     def _stop_in_turn(self, seconds: float, grace: float | None) -> None:
+        until = time.monotonic() + seconds
         for end in self.before_stop:
             try:
-                end(seconds)
+                if end(max(until - time.monotonic(), 0)) is False:
+                    self._lost += 1
             except BaseException as error:
                 self._log.error("the server stops, but a step before that failed", error=error)
         # Not in this greenlet: workers in the loop begin only in the hub's.
         if self._context is not None:
-            self._context.services.mailbox.post(self._stop_accepting, grace)
+            left = None if grace is None else max(until - time.monotonic(), 0)
+            self._context.services.mailbox.post(self._stop_accepting, left)
 
     def _stop_accepting(self, grace: float | None) -> None:
         """Accept queued connections, close the listeners, and let requests end.
@@ -608,10 +614,6 @@ class Server:
             self._handover.begin()
         else:
             connections.begin_stopping(self.config.graceful_timeout)
-        if self._process_ends:
-            whole = self.config.graceful_timeout if grace is None else grace
-            if whole >= 2 * _CLEAN_UP:
-                grace = whole - _CLEAN_UP
         if not context.connections:
             done.set()
         elif grace is not None:
@@ -625,7 +627,7 @@ class Server:
     def _give_up(self) -> None:
         assert self._context is not None
         assert self._done is not None
-        self._lost = self._context.connections.count_busy()
+        self._lost += self._context.connections.count_busy()
         self._done.set()
 
     def _exit_now(self, why: str) -> None:

@@ -397,6 +397,23 @@ def test_requests_run_side_by_side_over_one_connection(tmp_path: Path) -> None:
 # When the application server fails
 
 
+@pytest.mark.parametrize("worker", ["thread", "greenlet"])
+def test_a_request_that_is_cut_off_lets_its_app_clean_up(worker: str, tmp_path: Path) -> None:
+    """As without ``--http``: 1.5 seconds before the end, and then the process exits."""
+    port, report = free_port(), tmp_path / "report"
+    words = ("--http", f"127.0.0.1:{port}", "--worker", worker, "--graceful-timeout", "3.5")
+    with ProcessGroup(tmp_path) as group:
+        server = start(group, "apps.endless:app", *words, name="http")
+        server.wait_for_log("serving HTTP on")
+        with connect(port) as sock:
+            sock.sendall(b"GET /?%s HTTP/1.1\r\nHost: x\r\n\r\n" % bytes(report))
+            assert sock.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert server.stop() == 1
+        assert report.exists()
+        assert "1 HTTP requests still ran and are cut off" in server.log()
+        assert "the graceful timeout" not in server.log()
+
+
 def test_unreachable_is_502_and_it_recovers(tmp_path: Path) -> None:
     with ProcessGroup(tmp_path) as group:
         site = gateway(group)

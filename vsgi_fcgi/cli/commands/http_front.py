@@ -67,9 +67,10 @@ class HTTPFront:
         for listener in self._listeners:
             self._log.info("serving HTTP on %s", listener.uri)
 
-    def _stop(self, grace: float) -> None:
-        self._http.stop(grace)
+    def _stop(self, grace: float) -> bool:
+        ended = self._http.stop(grace)
         self._gateway.close()
+        return ended
 
     def remove(self) -> None:
         """Remove the folder of the socket. Calling this again has no effect."""
