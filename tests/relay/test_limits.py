@@ -67,6 +67,26 @@ def test_a_body_for_which_there_is_no_memory_is_503_and_costs_no_other_request(
         assert client.answer(2).body == b"abc"
 
 
+def test_a_queued_request_for_which_there_is_no_memory_is_503(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = threading.Event()
+
+    def script(peer: Peer) -> None:
+        assert go_on.wait(20)
+        peer.say_values()
+        peer.until_closed()
+
+    with scripted(script) as app, relaying(app.address) as relay:
+        client = relay.connect()
+        client.ask(1, body=b"body")
+        wait_until(lambda: len(relay.relay.queue) == 1)
+        with monkeypatch.context() as patch:
+            patch.setattr("vsgi_fcgi.client.exchange.append_piece", no_memory)
+            go_on.set()
+            assert client.answer(1).status == 503
+
+
 def test_a_response_for_which_there_is_no_memory_costs_no_other_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -55,7 +55,7 @@ class RelayQueue:
         if not waiting:
             connection = self._upstreams.try_acquire()
             if connection is not None:
-                relayed.start(connection)
+                _start(relayed, connection)
                 return
         # One request may always wait: before the first connection is open, none has room.
         if len(waiting) >= max(1, self._config.max_queued):
@@ -102,7 +102,7 @@ class RelayQueue:
                     while waiting and connection is not None:
                         relayed = next(iter(waiting))
                         del waiting[relayed]
-                        relayed.start(connection)
+                        _start(relayed, connection)
                         connection = self._upstreams.try_acquire()
         except Exception as error:
             self._log.warning("%r in the relay's queue", error)
@@ -116,3 +116,11 @@ class RelayQueue:
     def _end_fetchers(self, *, block: bool) -> None:
         fetchers, self._fetchers = self._fetchers, set()
         gevent.killall(list(fetchers), block=block)
+
+
+def _start(relayed: Waiting, connection: Connection) -> None:
+    try:
+        relayed.start(connection)
+    except MemoryError:
+        # It is in no queue any more, so nothing else would answer it.
+        relayed.fail(UpstreamOverloaded("the system has no memory for it"))
