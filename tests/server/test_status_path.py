@@ -6,7 +6,8 @@ import json
 import threading
 from collections.abc import Iterable
 
-from support.server import respond, running, wait_until
+import pytest
+from support.server import hello, logged, respond, running, wait_until
 
 from vsgi_fcgi.wsgi.environ import Environ
 from vsgi_fcgi.wsgi.response import StartResponse
@@ -44,3 +45,21 @@ def test_the_status_comes_over_fastcgi_while_all_threads_are_stuck() -> None:
         # Other paths are the app's.
         assert client.get("/_statuses").body == b"app"
     assert paths == ["/stuck", "/_statuses"]
+
+
+def test_a_page_that_cannot_be_made_does_not_keep_others_from_being_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    params = {"REQUEST_URI": "/status", "REMOTE_ADDR": "127.0.0.1"}
+    with running(hello, status_path="/status") as server, logged() as log:
+        client = server.connect()
+        with monkeypatch.context() as patch:
+            patch.setattr("vsgi_fcgi.status.app.make_report", no_memory)
+            client.ask(1, "/status", more=params)
+            assert client.answer(1).status == 500
+        client.ask(1, "/status", more=params)
+        assert client.answer(1).status == 200
+        log.wait_for("a page of the status cannot be made")

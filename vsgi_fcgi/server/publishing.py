@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from vsgi_fcgi.log.access_format import rebuild_target
 from vsgi_fcgi.log.access_log import AccessLog
@@ -45,8 +45,7 @@ from vsgi_fcgi.transport.connections import Connections
 from vsgi_fcgi.transport.loop import TimerWatcher
 from vsgi_fcgi.transport.thread_affinity import main_only
 from vsgi_fcgi.transport.unpatched import SimpleQueue, start_thread
-
-T = TypeVar("T")
+from vsgi_fcgi.wsgi.response import error_page
 
 _INTERVAL: Final = 1.0
 """Seconds between two updates."""
@@ -99,7 +98,7 @@ class Publisher:
         self._index = index
         self._errors = 0
         self._process = Process(os.getpid(), SERVING, started=time.time())
-        self._tasks: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], object]] | None]
+        self._tasks: SimpleQueue[tuple[Callable[[], Response], Callable[[Response], object]] | None]
         self._tasks = SimpleQueue()
         self._waiting = 0
         self._ended = ThreadLatch()
@@ -112,7 +111,7 @@ class Publisher:
             self._timer.start(self._publish)
 
     @main_only
-    def ask(self, task: Callable[[], T], done: Callable[[T], object]) -> bool:
+    def ask(self, task: Callable[[], Response], done: Callable[[Response], object]) -> bool:
         """Update the scoreboard and run ``task()``, then ``done(result)`` in the main context.
 
         Returns:
@@ -125,7 +124,7 @@ class Publisher:
             self._tasks.put((task, done))
         else:
             self._publish()
-            self._services.mailbox.post(self._answer, (done, task()))
+            self._services.mailbox.post(self._answer, (done, self._make(task)))
         return True
 
     def _run(self) -> None:
@@ -140,10 +139,17 @@ class Publisher:
                 self._ended.open()
                 return
             task, done = item
-            result = task()
-            self._services.mailbox.post(self._answer, (done, result))
+            self._services.mailbox.post(self._answer, (done, self._make(task)))
 
-    def _answer(self, item: tuple[Callable[[Any], object], Any]) -> None:
+    def _make(self, task: Callable[[], Response]) -> Response:
+        try:
+            return task()
+        except Exception as error:
+            # For example, no memory. The request must get an answer, and the next task must run.
+            self._services.log.error("a page of the status cannot be made", error=error)
+            return error_page(500)
+
+    def _answer(self, item: tuple[Callable[[Response], object], Response]) -> None:
         self._waiting -= 1
         done, result = item
         done(result)
