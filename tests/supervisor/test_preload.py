@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.chaos import open_files
 from support.processes import ProcessGroup, wait_until
 from support.project import SAYS, Project
 from support.supervised import Supervised, pids_app
@@ -61,6 +62,42 @@ def test_a_template_that_dies_is_replaced_when_it_is_needed(
     server.process.send_signal(signal.SIGTTIN)
     server.ready(2)
     assert (project.folder / "loaded").read_text() == "xx"
+    assert server.process.stop() == 0
+
+
+LOGGING = """\
+version = 1
+[handlers.file]
+class = "logging.FileHandler"
+filename = "error.log"
+[handlers.stderr]
+class = "logging.StreamHandler"
+[loggers.vsgi_fcgi]
+level = "INFO"
+handlers = ["file", "stderr"]
+"""
+
+
+def test_signals_do_not_end_the_template_and_its_log_files_are_reopened(
+    processes: ProcessGroup, project: Project
+) -> None:
+    project.save("logging.toml", LOGGING)
+    server = Supervised(processes, project, "1", "--preload", "--log-config", "logging.toml")
+    server.ready(1)
+    log = project.folder / "error.log"
+    log.rename(project.folder / "old.log")
+    for number, text in ((signal.SIGUSR1, "SIGUSR1: the log"), (signal.SIGUSR2, "SIGUSR2: no")):
+        server.process.send_signal(number)
+        server.process.wait_for_log(text)
+    pid = int(server.get().body[1:].partition(b",")[0])
+    os.kill(pid, signal.SIGKILL)
+    server.ready(2)
+    assert (project.folder / "loaded").read_text() == "x"
+    pid = int(server.get().body[1:].partition(b",")[0])
+    # The process has inherited the old file from the template.
+    old = str(project.folder / "old.log")
+    wait_until(lambda: old not in open_files(pid), "the new file")
+    assert str(log) in open_files(pid)
     assert server.process.stop() == 0
 
 

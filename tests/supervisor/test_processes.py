@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.accounts import PublicPython, public_folder
+from support.chaos import open_files
 from support.fcgi.peer import Client
 from support.gates import Gate
 from support.http import request
@@ -336,6 +337,30 @@ def test_log_files_are_reopened(processes: ProcessGroup, project: Project) -> No
     log.rename(project.folder / "old.log")
     server.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: server.log().count("SIGUSR1: the log files") == 2, "both processes")
+    assert server.process.stop() == 0
+
+
+def test_log_files_that_are_renamed_while_the_app_is_loaded_are_reopened(
+    processes: ProcessGroup, project: Project
+) -> None:
+    """The supervisor cannot send SIGUSR1 to a process that may not handle it yet."""
+    os.mkfifo(project.folder / "gate")
+    project.save(
+        "app.py",
+        "import logging\nFILE = logging.FileHandler('app.log')\nopen('gate').read()\n" + pids_app(),
+    )
+    server = Supervised(processes, project, "1")
+    log = project.folder / "app.log"
+    wait_until(log.exists, "the log of the app")
+    log.rename(project.folder / "old.log")
+    server.process.send_signal(signal.SIGUSR1)
+    server.process.send_signal(signal.SIGTTOU)
+    server.process.wait_for_log("1 processes shall serve")
+    (project.folder / "gate").write_text("")
+    server.ready(1)
+    (pid,) = server.children()
+    wait_until(log.exists, "the new file")
+    wait_until(lambda: str(project.folder / "old.log") not in open_files(pid), "its use")
     assert server.process.stop() == 0
 
 

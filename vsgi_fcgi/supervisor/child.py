@@ -161,6 +161,8 @@ class Supervised:
                 # The signal for it may have come when the server handled signals already. For the
                 # server it is a wish to be replaced, which the supervisor does not need any more.
                 self._follow(self._waiting, [])
+            # The supervisor sends no SIGUSR1 to a template and to a process that loads the app.
+            server.log.reopen()
             if self._state == "loading":
                 self._state = self._state_when_up
             self._tell()

@@ -629,8 +629,8 @@ class Supervisor:
 
     def _signal_processes(self, number: signal.Signals) -> None:
         for process in self.processes:
-            # A process that is loading may not handle the signal yet, which would end it.
-            if process.state != "loading":
+            # The signal would end a template, and a process that does not handle signals yet.
+            if process.state != "loading" and not process.is_template:
                 process.send_signal(number)
 
     def _stop(self, number: signal.Signals) -> None:
