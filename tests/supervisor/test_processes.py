@@ -386,6 +386,7 @@ def test_processes_stop_when_the_supervisor_was_killed(
     server.process.stop(signal.SIGKILL)
     wait_until(lambda: processes.pids() == [], "the end of the processes", 5)
     assert server.log().count("stopped") == 2
+    assert server.log().count("the supervisor has ended unexpectedly") == 2
 
 
 def test_a_supervisor_that_is_stopped_for_a_while(

@@ -258,6 +258,9 @@ class Supervised:
         except OSError as error:
             _logger.debug("the supervisor cannot be reached: %s", error)
         self._alone = True
+        if self._server is not None:
+            # Otherwise the log would only have the signal. This does not wait for the log.
+            self._server.log.error("the supervisor has ended unexpectedly; this process stops, too")
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _follow(self, message: Message, fds: list[int]) -> None:
