@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,9 @@ from support.processes import ProcessGroup, wait_until
 from support.project import Project, Reloading
 from support.supervised import Supervised, pids_app
 from support.systemd import activate
+
+from vsgi_fcgi.supervisor.process import AppProcess
+from vsgi_fcgi.supervisor.supervisor import Supervisor
 
 pytestmark = pytest.mark.process
 
@@ -56,6 +63,36 @@ def test_an_app_that_leaks(processes: ProcessGroup, project: Project) -> None:
         wait_until(lambda: pid(client) != first, "another process", 20, log=server.log)
     assert re.search(r"is replaced: its memory of \d+ MiB exceeds 150 MiB", server.log())
     assert server.process.stop() == 0
+
+
+def test_a_process_that_is_replaced_young_again_and_again(
+    processes: ProcessGroup, project: Project
+) -> None:
+    server = Supervised(processes, project, "1", "--max-memory", "1M")
+    server.process.wait_for_log("WARNING process ")
+    assert server.get().status == 200
+    assert server.process.stop() == 0
+    assert re.search(r"WARNING process \d+ is replaced: its memory .* \(after", server.log())
+
+
+@pytest.mark.parametrize(("age", "pauses"), [(0, True), (100, False)])
+def test_the_pauses_between_such_processes(age: float, pauses: bool) -> None:
+    receiving, sending = socket.socketpair()
+    with (
+        receiving,
+        sending,
+        contextlib.closing(Supervisor([], receiving, count=1, grace=1, folder=None)) as supervisor,
+    ):
+        for _ in range(3):
+            process = AppProcess(0, -1)
+            process.start(["true"], None, {}, ())
+            os.waitpid(process.pid, 0)
+            process.ended(0)
+            process.served = time.monotonic() - age
+            supervisor.asked_to_leave(process, "its memory")
+            process.close()
+        # It has to wake up for the next start.
+        assert (supervisor.select_timeout() is not None) == pauses
 
 
 def test_without_a_supervisor_the_process_stops(processes: ProcessGroup, project: Project) -> None:

@@ -45,6 +45,12 @@ _SAME_SIGNAL: Final = 0.5
 _YOUNG: Final = 1.0
 """Seconds of serving after which the end of a process does not count as a failed start."""
 
+_REPLACED_YOUNG: Final = 3.0
+"""Seconds of serving after which a wish to be replaced does not count as a failed start.
+
+A process looks at its memory once per second.
+"""
+
 _FIRST_PAUSE: Final = 0.1
 """Seconds before a start that follows two failed ones. Each further one doubles the pause."""
 
@@ -454,7 +460,18 @@ class Supervisor:
         """Handle a process that wants to be replaced."""
         if not process.leaving and not process.retired:
             process.leaving = True
-            _logger.info("process %d is replaced: %s", process.pid, reason)
+            age = time.monotonic() - (process.served or process.born)
+            level = logging.INFO
+            if age >= _REPLACED_YOUNG:
+                self._failures, self._not_before = 0, 0.0
+            else:
+                # The app may need more than --max-memory. Its starts must not use all CPU time.
+                if self._failures:
+                    level = logging.WARNING
+                self._pause()
+            _logger.log(
+                level, "process %d is replaced: %s (after %.1f s)", process.pid, reason, age
+            )
 
     def _forget(self, process: AppProcess) -> None:
         """Stop waiting for messages of a process."""
