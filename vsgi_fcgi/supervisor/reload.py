@@ -89,6 +89,7 @@ class ReloadingSupervisor(Supervisor):
         self._begun = True
         if changed:
             self._restarted = True
+            self.status = 0
             _logger.info("%s changed; restarting the app", _names(changed, self._here))
             for path in changed:
                 _remove_compiled(path)
