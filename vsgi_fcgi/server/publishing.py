@@ -201,12 +201,15 @@ class Publisher:
         parts = []
         for ident in dict.fromkeys((*names, *by_ident)):
             found = by_ident.get(ident)
-            doing = "idle"
-            if found is not None:
-                doing = f"{found.name} has run for {(now - found.run_began) / 1e9:.1f} seconds"
             name = f"process {os.getpid()}, {names.get(ident, f'greenlet {ident}')}"
-            parts.append(f"{name}: {doing}\n{self.stack(ident)}\n")
-        return "\n".join(parts)
+            if found is None:
+                parts.append(f"{name}: idle\n")
+                continue
+            run = (now - found.run_began) / 1e9
+            parts.append(
+                f"{name}: {found.name} has run for {run:.1f} seconds\n{self.stack(ident)}\n"
+            )
+        return "\n".join(parts) or f"process {os.getpid()}: no request runs\n"
 
     def _update(self) -> None:
         process = self._process

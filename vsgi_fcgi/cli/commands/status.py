@@ -62,25 +62,44 @@ def status(line: CommandLine) -> int:
         sys.stdout.write(text if options.json else "\n".join(lines) + "\n")
         return 0 if report["serving"] else 1
     try:
+        _show(_get(address, "/json"), options.json)
         while True:
-            _show(_get(address, "/json"), options.json)
             time.sleep(_INTERVAL)
+            try:
+                text = _get(address, "/json")
+            except UsageError as error:
+                # The server may be restarting.
+                _report(f"{error}; trying again", options.json)
+            else:
+                _show(text, options.json)
     except KeyboardInterrupt:
         return 0
 
 
 def _show(text: str, as_json: bool) -> None:
     """Replace the content of the terminal by a report, or append to the output."""
-    is_terminal = sys.stdout.isatty()
     if not as_json:
+        is_terminal = sys.stdout.isatty()
         columns, rows = shutil.get_terminal_size()
         lines = _lines(json.loads(text), columns, is_terminal)
         # The cursor is in the last row, and more lines would move the first ones away.
         if is_terminal and len(lines) > rows - 1 > 0:
             lines[rows - 2 :] = [f"… and {len(lines) - rows + 2} more lines"]
         text = "\n".join(lines) + "\n"
+    _replace(text)
+
+
+def _report(problem: str, as_json: bool) -> None:
+    """Show why there is no report, but not where a program expects JSON."""
+    if as_json:
+        sys.stderr.write(f"{PROGRAM}: {problem}\n")
+    else:
+        _replace(f"{problem}\n")
+
+
+def _replace(text: str) -> None:
     # The cursor goes to the upper left corner, and the rest of the screen is cleared.
-    sys.stdout.write("\x1b[H\x1b[J" + text if is_terminal else text)
+    sys.stdout.write("\x1b[H\x1b[J" + text if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
