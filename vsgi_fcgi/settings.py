@@ -101,7 +101,7 @@ def check_settings(settings: Any) -> None:
         if choices and value not in choices:
             raise UsageError(f"{item.name} is {value!r}, but must be one of {', '.join(choices)}")
         maximum = item.metadata["maximum"]
-        shown = "{:04o}" if item.metadata["metavar"] == "MODE" else "{:g}"
+        shown = "{:04o}" if item.metadata["metavar"] == "MODE" else "{:.10g}"
         # `not value >= minimum` is also true for a NaN.
         if minimum is not None and value is not None and not value >= minimum:
             bound = f"at least {shown.format(minimum)}"

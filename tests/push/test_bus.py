@@ -126,7 +126,7 @@ def test_a_message_that_was_sent_twice_is_received_once() -> None:
 
 
 def test_a_wrong_url_is_refused(tmp_path: Path) -> None:
-    urls = ("127.0.0.1:6379", "http://127.0.0.1", "redis://host:port")
+    urls = ("127.0.0.1:6379", "http://127.0.0.1", "redis://host:port", "redis://", "unix://")
     for message in complaints(tmp_path, [("no.app", "--push-bus", url) for url in urls]):
         assert message.startswith("--push-bus is not the URL of a Redis server; write redis://")
 

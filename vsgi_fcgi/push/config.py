@@ -120,7 +120,8 @@ def check_bus(url: str | None) -> None:
         _ = parts.port
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme not in ("redis", "rediss", "unix"):
+    place = parts.path if parts.scheme == "unix" else parts.hostname
+    if parts.scheme not in ("redis", "rediss", "unix") or not place:
         raise UsageError(
             "--push-bus is not the URL of a Redis server; write redis://HOST:PORT/DB?channel=NAME"
         )

@@ -273,8 +273,12 @@ class Config(TransportConfig, SocketConfig, PushConfig):
             _ = self.mount_point
         except ValueError as error:
             raise UsageError(f"script_name is {error}") from None
-        if self.status_path is not None and not self.status_path.strip("/"):
-            raise UsageError("status_path is the root of the site; name a path such as /_status")
+        path = self.status_path
+        if path is not None and not (path.startswith("/") and path.strip("/")):
+            raise UsageError(
+                f"status_path is {path!r}, but must be a path below the root of the site, such as"
+                " /_status"
+            )
         _ = self.signing_key
         self._check_sendfile()
         try:
