@@ -178,7 +178,8 @@ def test_metrics_are_what_prometheus_reads(site: Site) -> None:
 
 
 def test_a_name_that_another_site_made_point_here_gets_nothing(site: Site) -> None:
-    assert site.get("/json", host="evil.example")[0] == 403
+    refused = 403, "The header Host must be localhost or an IP address.\n"
+    assert site.get("/json", host="evil.example") == refused
     assert site.get("/json", host=f"localhost:{site.port}")[0] == 200
     assert site.get("/other")[0] == 404
     # Browsers always send Host. The checks of HAProxy, for example, do not.
@@ -317,6 +318,15 @@ def test_the_commands_show_what_runs_in_a_terminal(tmp_path: Path, group: Proces
     site.process.wait(20)
     assert "cannot be read: " in complaint(tmp_path, "status", address)
     assert "ADDRESS is missing" in complaint(tmp_path, "stacks")
+
+
+def test_the_address_of_another_http_server(tmp_path: Path, group: ProcessGroup) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    command = (sys.executable, "-m", "vsgi_fcgi", "apps.echo:app", "--http", address)
+    group.start([*command], name="other", cwd=TESTS).wait_for_log("http://")
+    for options in ((), ("--json",), ("--watch",)):
+        found = complaint(tmp_path, "status", address, *options)
+        assert found.startswith(f"{address}: the response is not a status; name the address of")
 
 
 def test_the_stacks_show_the_line_at_which_each_of_16_threads_is(

@@ -60,7 +60,9 @@ class LocalFront:
     ) -> Iterable[bytes]:
         if self._local and environ["REMOTE_ADDR"] and not _is_local(environ.get("HTTP_HOST", "")):
             # A page of another site whose name was made to point to this machine.
-            status, headers, body = text("403 Forbidden")
+            status, headers, body = text(
+                "403 Forbidden", "The header Host must be localhost or an IP address."
+            )
         else:
             status, headers, body = self.respond(environ)
         start_response(status, headers)

@@ -55,33 +55,32 @@ def status(line: CommandLine) -> int:
     options = resolve(line, os.environ).options
     address = _address(options, line)
     if not options.watch:
-        text = _get(address, "/json")
-        report = json.loads(text)
+        text, report = _get_report(address)
         width = shutil.get_terminal_size().columns
         lines = _lines(report, width, sys.stdout.isatty())
         sys.stdout.write(text if options.json else "\n".join(lines) + "\n")
         return 0 if report["serving"] else 1
     try:
-        _show(_get(address, "/json"), options.json)
+        _show(*_get_report(address), options.json)
         while True:
             time.sleep(_INTERVAL)
             try:
-                text = _get(address, "/json")
+                text, report = _get_report(address)
             except UsageError as error:
                 # The server may be restarting.
-                _report(f"{error}; trying again", options.json)
+                _complain(f"{error}; trying again", options.json)
             else:
-                _show(text, options.json)
+                _show(text, report, options.json)
     except KeyboardInterrupt:
         return 0
 
 
-def _show(text: str, as_json: bool) -> None:
+def _show(text: str, report: dict[str, Any], as_json: bool) -> None:
     """Replace the content of the terminal by a report, or append to the output."""
     if not as_json:
         is_terminal = sys.stdout.isatty()
         columns, rows = shutil.get_terminal_size()
-        lines = _lines(json.loads(text), columns, is_terminal)
+        lines = _lines(report, columns, is_terminal)
         # The cursor is in the last row, and more lines would move the first ones away.
         if is_terminal and len(lines) > rows - 1 > 0:
             lines[rows - 2 :] = [f"… and {len(lines) - rows + 2} more lines"]
@@ -89,7 +88,7 @@ def _show(text: str, as_json: bool) -> None:
     _replace(text)
 
 
-def _report(problem: str, as_json: bool) -> None:
+def _complain(problem: str, as_json: bool) -> None:
     """Show why there is no report, but not where a program expects JSON."""
     if as_json:
         sys.stderr.write(f"{PROGRAM}: {problem}\n")
@@ -128,6 +127,24 @@ def _address(options: StacksOptions, line: CommandLine) -> InetAddress | UnixAdd
     return address
 
 
+def _get_report(address: InetAddress | UnixAddress) -> tuple[str, dict[str, Any]]:
+    """Return the report of a server, as the text of a JSON document and as its content.
+
+    Raises:
+        UsageError: the server does not respond, or is another one.
+    """
+    text = _get(address, "/json")
+    try:
+        report = json.loads(text)
+        _ = report["serving"]
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(
+            f"{address}: the response is not a status; name the address of the server's"
+            " --status-bind"
+        ) from None
+    return text, report
+
+
 def _get(address: InetAddress | UnixAddress, path: str) -> str:
     """Return the body of a response of the status.
 
@@ -144,7 +161,7 @@ def _get(address: InetAddress | UnixAddress, path: str) -> str:
             connection = HTTPConnection(address.host, address.port, timeout=_TIMEOUT)
         connection.request("GET", path)
         response = connection.getresponse()
-        text = response.read().decode()
+        text = response.read().decode("utf-8", "replace")
         connection.close()
     except (OSError, HTTPException) as error:
         raise UsageError(
