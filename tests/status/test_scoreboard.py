@@ -64,6 +64,14 @@ def test_the_supervisor_keeps_the_figures_of_a_process_that_has_ended() -> None:
     assert [(each.begin, each.requests) for each in past.periods] == [(9, 15)]
 
 
+def test_the_block_of_a_process_that_has_ended_is_free_when_its_figures_are_kept() -> None:
+    board = new_board(2)
+    board.write(1, example(7))
+    assert board.claim() is None
+    board.take_over(7)
+    assert board.claim() == 1
+
+
 @pytest.mark.process
 def test_a_block_belongs_to_one_process_until_it_ends() -> None:
     fd = Scoreboard.create(processes=3, requests=2)

@@ -290,7 +290,10 @@ class Scoreboard:
                 fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, index)
             except OSError:
                 continue
-            return index
+            if self._read(index).state == UNUSED:
+                return index
+            # The supervisor has not yet added the figures of this ended process to its own.
+            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, index)
         return None
 
     def write(self, index: int, process: Process) -> None:
