@@ -510,6 +510,22 @@ def test_an_item_that_comes_late_has_the_app_asked_once() -> None:
     assert asked == [None, "news; last-id=0", "news; last-id=2"]
 
 
+@pytest.mark.parametrize("uri", ["http://other.example/more", "http://[/more"])
+def test_a_stream_with_a_next_uri_that_is_not_of_the_app_ends(uri: str) -> None:
+    def elsewhere(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        link = ("Grip-Link", f"<{uri}>; rel=next")
+        channel = ("Grip-Channel", "news; prev-id=0")
+        start_response("200 OK", [PLAIN, ("Grip-Hold", "stream"), channel, link])
+        return [b"begun\n"]
+
+    with running(elsewhere, push=True) as server, server.connect() as client:
+        client.ask(1, "/stream")
+        client.collect_until(lambda: 1 in client.answers and client.answers[1].body == b"begun\n")
+        # The item before this one is missing, so the app should be asked.
+        holder(server).deliver([text(b"2\n", id="2", prev_id="1")])
+        assert client.answer(1).body == b"begun\n"
+
+
 def test_the_access_log_has_a_line_for_each(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     settings: dict[str, Any] = {

@@ -67,10 +67,18 @@ def ask(context: Context, params: dict[str, str], uri: str | None, done: Done) -
 
 
 def _point_to(params: dict[str, str], uri: str) -> bool:
-    """Make params those of a GET request for another URI; False if it is for another app."""
+    """Make params those of a GET request for another URI.
+
+    Returns:
+        False if the URI is invalid, or is one of another app.
+    """
     host = params.get("HTTP_HOST") or params.get("SERVER_NAME", "")
     base = f"http://{host}{params.get('REQUEST_URI', '/')}"
-    target = urlsplit(urljoin(base, uri))
+    try:
+        target = urlsplit(urljoin(base, uri))
+    except ValueError:
+        # A bracket in the client's Host or in the app's URI begins an invalid IPv6 address.
+        return False
     mount = params.get("SCRIPT_NAME", "")
     path = unquote_to_bytes(target.path).decode("latin-1")
     if target.netloc != host or not (path + "/").startswith(mount + "/"):
