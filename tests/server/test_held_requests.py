@@ -526,6 +526,31 @@ def test_a_stream_with_a_next_uri_that_is_not_of_the_app_ends(uri: str) -> None:
         assert client.answer(1).body == b"begun\n"
 
 
+def test_empty_parts_of_a_response_are_not_requested_without_a_pause() -> None:
+    asked = 0
+
+    def empty(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        nonlocal asked
+        asked += environ["PATH_INFO"] == "/next"
+        start_response("200 OK", [PLAIN, ("Grip-Link", "</next>; rel=next")])
+        return [b""]
+
+    def plain(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/plain":
+            return empty(environ, start_response)
+        start_response("200 OK", [PLAIN])
+        return [b"plain"]
+
+    with running(plain, push=True) as server, server.connect() as client:
+        client.ask(1, "/begin")
+        wait_until(lambda: asked > 0, lambda: "the next part is not requested")
+        # Each of these takes as long as a request for the next part.
+        for id in range(2, 102):
+            client.ask(id, "/plain")
+            assert client.answer(id).body == b"plain"
+        assert asked < 30
+
+
 def test_the_access_log_has_a_line_for_each(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     settings: dict[str, Any] = {

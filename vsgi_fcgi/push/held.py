@@ -39,6 +39,9 @@ _BATCH: Final = 256
 _TICK: Final = 0.25
 """Seconds between two looks at those that are due."""
 
+_EMPTY_PAUSE: Final = 1
+"""Seconds until the next part of a response is requested if the last one was empty."""
+
 _MAX_LAST_IDS: Final = 10000
 """Channels for which the identifier of the last item is kept."""
 
@@ -256,6 +259,10 @@ class HeldRequests:
         """Do what follows when the app has answered."""
         if self._stopping or held.ending:
             self._expire(held)
+        elif held.hold.follow and not held.pieces:
+            # Without a pause, an app that has nothing to send would be asked all the time.
+            held.hold.next_timeout = _EMPTY_PAUSE
+            self._schedule(held, now)
         elif held.hold.follow:
             self._ask_again(held)
         elif not self._has_missed(held):
