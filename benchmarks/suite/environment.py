@@ -153,10 +153,10 @@ class Environment:
             with sqlite3.connect(self.database) as connection:
                 connection.executescript(SCHEMA)
         self.versions = {"Python": platform.python_version(), "nginx": front.version() or "absent"}
-        names = dict.fromkeys(peer.environment for peer in peers if peer.environment != "built")
-        # With --here, all of them are the same one.
-        for name in list(names)[:1] if self.here else names:
-            if self.python(name).exists():
+        names = (peer.environment for peer in peers if peer.environment != "built")
+        # With --here, all of them have the same Python.
+        for python, name in {self.python(name): name for name in names}.items():
+            if python.exists():
                 self.versions |= self.versions_in(name)
         for program, command in PROGRAMS.items():
             if any(peer.requirement == program for peer in peers) and shutil.which(command[0]):

@@ -90,6 +90,7 @@ def test_a_thread_may_get_the_ident_of_one_that_has_ended() -> None:
             connections = server.context.connections
             wait_until(lambda: len(connections) == len(set(idents)))
         finally:
+            # The threads have ended, so none of them can close its own.
             for upstreams in gateway._by_thread.values():
                 upstreams.close()
             for loop in loops:

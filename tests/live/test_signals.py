@@ -27,7 +27,7 @@ from support.fcgi.peer import Client as FastCGIClient
 from support.front_ends.servers import APPS, AppServer, Nginx, command
 from support.gates import Gate
 from support.http import Client, request
-from support.processes import ProcessGroup, wait_until
+from support.processes import ProcessGroup, logging_to, open_files, wait_until
 
 APP = "apps.routes:app"
 
@@ -184,23 +184,11 @@ def test_sigusr1_is_the_apps_if_it_wants_it(processes: ProcessGroup, kind: str, 
     server.process.stop(signal.SIGKILL)
 
 
-LOGGING = """
-[handlers.file]
-class = "logging.FileHandler"
-filename = "{folder}/error.log"
-[handlers.stderr]
-class = "logging.StreamHandler"
-[loggers.vsgi_fcgi]
-level = "INFO"
-handlers = ["file", "stderr"]
-"""
-
-
 @pytest.mark.parametrize("option", ["--no-reload", "--reload"])
 def test_sigusr1_reopens_the_log_files(processes: ProcessGroup, option: str) -> None:
     """As logrotate wants it, which has renamed them."""
     folder = processes.folder
-    (folder / "logging.toml").write_text("version = 1" + LOGGING.format(folder=folder))
+    (folder / "logging.toml").write_text(logging_to(folder / "error.log"))
     logs = folder / "access.log", folder / "error.log"
     options = ["--log-config", str(folder / "logging.toml"), "--access-log", str(logs[0])]
     server = AppServer(processes, APP, *options, option)
@@ -220,21 +208,13 @@ def test_sigusr1_reopens_the_log_files(processes: ProcessGroup, option: str) -> 
         assert client.get("/errors").status == 200
         wait_until(lambda: "/errors" in _text(logs[0]) and "a complaint" in _text(logs[1]), "lines")
         assert [_text(Path(f"{log}.1")) for log in logs] == old
-        assert not {f"{log}.1" for log in logs} & set(_open_files(processes))
+        used = {name for pid in processes.pids() for name in open_files(pid)}
+        assert not {f"{log}.1" for log in logs} & used
     assert server.process.stop() == 0
 
 
 def _text(path: Path) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
-
-
-def _open_files(processes: ProcessGroup) -> list[str]:
-    fds = [link for pid in processes.pids() for link in Path(f"/proc/{pid}/fd").iterdir()]
-    names = []
-    for link in fds:
-        with contextlib.suppress(FileNotFoundError):
-            names.append(os.readlink(link))
-    return names
 
 
 ON_TERMINAL = """
@@ -554,7 +534,7 @@ def test_threads_that_requests_start_are_waited_for(
 
 def test_sigusr1_reopens_the_log_file_of_a_relay(processes: ProcessGroup) -> None:
     folder = processes.folder
-    (folder / "logging.toml").write_text("version = 1" + LOGGING.format(folder=folder))
+    (folder / "logging.toml").write_text(logging_to(folder / "error.log"))
     server = AppServer(processes, APP)
     address = str(folder / "relay.sock")
     argv = [str(command(processes)), "relay", "--upstream", f"unix:{server.socket}"]

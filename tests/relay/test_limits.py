@@ -14,6 +14,7 @@ from support.asking import spooled, uri_of
 from support.fcgi import records
 from support.fcgi.peer import Client, whole_request
 from support.fcgi.scripted import HEAD, ONE_AT_A_TIME, Peer, scripted, stdout
+from support.memory import no_memory
 from support.relay import relaying
 from support.server import Running, echo, hello, logged, respond, running, wait_until
 
@@ -43,10 +44,6 @@ class App:
 
 
 # Memory.
-
-
-def no_memory(*_: object) -> None:
-    raise MemoryError
 
 
 @pytest.mark.parametrize("where", ["relay.relayed", "client.exchange"])

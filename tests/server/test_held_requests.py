@@ -531,17 +531,14 @@ def test_empty_parts_of_a_response_are_not_requested_without_a_pause() -> None:
 
     def empty(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         nonlocal asked
+        if environ["PATH_INFO"] == "/plain":
+            start_response("200 OK", [PLAIN])
+            return [b"plain"]
         asked += environ["PATH_INFO"] == "/next"
         start_response("200 OK", [PLAIN, ("Grip-Link", "</next>; rel=next")])
         return [b""]
 
-    def plain(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != "/plain":
-            return empty(environ, start_response)
-        start_response("200 OK", [PLAIN])
-        return [b"plain"]
-
-    with running(plain, push=True) as server, server.connect() as client:
+    with running(empty, push=True) as server, server.connect() as client:
         client.ask(1, "/begin")
         wait_until(lambda: asked > 0, lambda: "the next part is not requested")
         # Each of these takes as long as a request for the next part.

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable
 
 import pytest
+from support.memory import no_memory
 from support.server import hello, logged, respond, running, wait_until
 
 from vsgi_fcgi.wsgi.environ import Environ
@@ -50,9 +51,6 @@ def test_the_status_comes_over_fastcgi_while_all_threads_are_stuck() -> None:
 def test_a_page_that_cannot_be_made_does_not_keep_others_from_being_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def no_memory(*_: object) -> None:
-        raise MemoryError
-
     params = {"REQUEST_URI": "/status", "REMOTE_ADDR": "127.0.0.1"}
     with running(hello, status_path="/status") as server, logged() as log:
         client = server.connect()

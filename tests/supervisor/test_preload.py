@@ -7,8 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.chaos import open_files
-from support.processes import ProcessGroup, wait_until
+from support.processes import ProcessGroup, logging_to, open_files, wait_until
 from support.project import SAYS, Project
 from support.supervised import Supervised, pids_app
 
@@ -65,23 +64,10 @@ def test_a_template_that_dies_is_replaced_when_it_is_needed(
     assert server.process.stop() == 0
 
 
-LOGGING = """\
-version = 1
-[handlers.file]
-class = "logging.FileHandler"
-filename = "error.log"
-[handlers.stderr]
-class = "logging.StreamHandler"
-[loggers.vsgi_fcgi]
-level = "INFO"
-handlers = ["file", "stderr"]
-"""
-
-
 def test_signals_do_not_end_the_template_and_its_log_files_are_reopened(
     processes: ProcessGroup, project: Project
 ) -> None:
-    project.save("logging.toml", LOGGING)
+    project.save("logging.toml", logging_to("error.log"))
     server = Supervised(processes, project, "1", "--preload", "--log-config", "logging.toml")
     server.ready(1)
     log = project.folder / "error.log"

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 from support.accounts import PublicPython, public_folder
-from support.chaos import open_files
 from support.fcgi.peer import Client
 from support.gates import Gate
 from support.http import request
-from support.processes import ProcessGroup, free_port, wait_until
+from support.processes import ProcessGroup, free_port, open_files, wait_until
 from support.project import SAYS, Project
 from support.supervised import Supervised, pids_app
 

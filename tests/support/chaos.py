@@ -33,7 +33,7 @@ from support.clock import Clock, find_library
 from support.front_ends.more_servers import LighttpdExternal
 from support.front_ends.servers import AppServer, HAProxy, Nginx
 from support.http import request
-from support.processes import ProcessGroup, wait_until
+from support.processes import ProcessGroup, open_files, wait_until
 from support.relay_server import RelayServer
 from support.soak import LARGEST, Asked, Soak, WebClient
 from support.streams import News, Subscribers
@@ -197,15 +197,6 @@ class Site:
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def open_files(pid: int) -> list[str]:
-    """What the descriptors of a process are."""
-    found = []
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-    return found
 
 
 def resident(pid: int) -> int:

@@ -77,6 +77,30 @@ def free_port() -> int:
     raise AssertionError("the ports never end")
 
 
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of a process are."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
+
+
+def logging_to(file: str | Path) -> str:
+    """A logging configuration, in TOML, that writes to a file and to stderr."""
+    return f"""\
+version = 1
+[handlers.file]
+class = "logging.FileHandler"
+filename = "{file}"
+[handlers.stderr]
+class = "logging.StreamHandler"
+[loggers.vsgi_fcgi]
+level = "INFO"
+handlers = ["file", "stderr"]
+"""
+
+
 def need_module(name: str) -> None:
     """Skip the test where a module is not installed, without importing it into this process.
 

@@ -403,10 +403,10 @@ def test_a_request_that_is_cut_off_lets_its_app_clean_up(worker: str, tmp_path: 
     port, report = free_port(), tmp_path / "report"
     words = ("--http", f"127.0.0.1:{port}", "--worker", worker, "--graceful-timeout", "3.5")
     with ProcessGroup(tmp_path) as group:
-        server = start(group, "apps.endless:app", *words, name="http")
+        server = start(group, "apps.routes:app", *words, name="http")
         server.wait_for_log("serving HTTP on")
         with connect(port) as sock:
-            sock.sendall(b"GET /?%s HTTP/1.1\r\nHost: x\r\n\r\n" % bytes(report))
+            sock.sendall(b"GET /drip?report=%s HTTP/1.1\r\nHost: x\r\n\r\n" % bytes(report))
             assert sock.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
             assert server.stop() == 1
         assert report.exists()
