@@ -361,7 +361,8 @@ def test_who_waits_too_long_gets_a_503_however_many_wait() -> None:
             client.ask(1)
         for client in clients:
             assert client.answer(1).status == 503
-        assert 0.5 <= time.monotonic() - began < 1.5
+        # One after the other, they would wait 20 seconds.
+        assert 0.5 <= time.monotonic() - began < 10
 
 
 def test_the_body_of_a_request_that_waits_is_left_to_wait_in_front() -> None:

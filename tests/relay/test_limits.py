@@ -197,17 +197,17 @@ def test_a_request_that_does_not_go_on_is_a_408() -> None:
 
 
 def test_a_request_that_goes_on_may_take_its_time() -> None:
-    with running(App()) as server, relaying(uri_of(server), receive_timeout=0.2) as relay:
+    with running(App()) as server, relaying(uri_of(server), receive_timeout=1) as relay:
         client = relay.connect()
         began = time.monotonic()
         client.start(1, method="POST", length=4)
         for byte in (b"a", b"b", b"c", b"d"):
             client.stdin(1, byte, end=False)
             with pytest.raises(TimeoutError):
-                client.read_record(time.monotonic() + 0.1)
+                client.read_record(time.monotonic() + 0.3)
         client.stdin(1)
         assert client.answer(1).status == 200
-        assert time.monotonic() - began > 0.3
+        assert time.monotonic() - began > 1
 
 
 def test_the_rest_of_a_request_that_was_answered_early_is_not_waited_for_long() -> None:
