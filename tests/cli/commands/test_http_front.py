@@ -498,7 +498,7 @@ def test_a_head_that_comes_bit_by_bit_has_a_limit_in_all(tmp_path: Path) -> None
 
 def test_a_body_that_comes_bit_by_bit_has_a_limit_in_all(tmp_path: Path) -> None:
     with ProcessGroup(tmp_path) as group:
-        site = embedded(group, "--http-timeout", "0.3", "--min-http-body-rate", "1000")
+        site = embedded(group, "--http-timeout", "1", "--min-http-body-rate", "1000")
         got, sent = b"", 0
         with connect(site.port) as sock:
             sock.sendall(POST + b"Content-Length: 100000\r\n\r\n")
@@ -517,14 +517,15 @@ def test_a_body_that_comes_bit_by_bit_has_a_limit_in_all(tmp_path: Path) -> None
 def test_a_body_that_comes_slowly_is_read_to_its_end(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    piece = b"a" * (1 if options else 50)
+    piece = b"a" * (1 if options else 500)
     with ProcessGroup(tmp_path) as group:
-        site = embedded(group, "--http-timeout", "0.3", *options)
+        site = embedded(group, "--http-timeout", "1", *options)
         with connect(site.port) as sock:
             sock.sendall(
                 POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % (25 * len(piece))
             )
-            sock.settimeout(0.02)
+            # In all, the pauses take longer than the timeout.
+            sock.settimeout(0.05)
             for _ in range(24):
                 sock.sendall(piece)
                 with pytest.raises(TimeoutError):
