@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
+import select
 import signal
 import socket
 import subprocess
@@ -20,6 +24,28 @@ from support.project import SAYS, Project
 from support.supervised import Supervised, pids_app
 
 pytestmark = pytest.mark.process
+
+
+class LogPipe:
+    """A named pipe for a log, which is read only if the test says so."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._text = ""
+
+    def fill(self) -> None:
+        """Let it take nothing more."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(self._fd, bytes(select.PIPE_BUF))
+
+    def read(self) -> str:
+        """Read what it holds, and return all that was read so far, without what `fill` wrote."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._fd, 1 << 20):
+                self._text += data.decode().replace("\0", "")
+        return self._text
 
 
 @pytest.fixture
@@ -136,6 +162,29 @@ def test_sighup_loads_the_new_version(processes: ProcessGroup, project: Project)
     wait_until(lambda: len(server.children()) == 2, "the end of the old processes")
     assert not set(before) & set(server.children())
     assert server.process.stop() == 0
+
+
+def test_a_log_that_is_not_read_holds_up_neither_a_reload_nor_a_stop(
+    processes: ProcessGroup, project: Project
+) -> None:
+    log = LogPipe(project.folder / "log")
+    handler = {"class": "logging.FileHandler", "filename": "log"}
+    logger = {"level": "INFO", "handlers": ["pipe"]}
+    config = {"version": 1, "handlers": {"pipe": handler}, "loggers": {"vsgi_fcgi": logger}}
+    project.save("logging.json", json.dumps(config))
+    server = Supervised(processes, project, "2", "--log-config", "logging.json")
+    server.wait_for_answers(lambda found: len(found) == 2)
+    log.fill()
+    before = server.answers()
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for_answers(lambda found: len(found) == 2 and not found & before)
+    log.read()
+    server.process.send_signal(signal.SIGTTIN)
+    wait_until(lambda: "3 processes shall serve" in log.read(), "the signal", log=log.read)
+    assert re.search(r"^\d+ log records were lost: nothing read the log$", log.read(), re.MULTILINE)
+    log.fill()
+    # Not 0, because the processes could not write their last log records.
+    assert server.process.stop() == 1
 
 
 def test_a_link_to_the_release_is_followed_again(processes: ProcessGroup, project: Project) -> None:

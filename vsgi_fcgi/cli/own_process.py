@@ -23,6 +23,7 @@ from vsgi_fcgi.listen.ownership import (
     group_name,
     user_of,
 )
+from vsgi_fcgi.log.handlers import never_wait
 from vsgi_fcgi.server.early_signals import Stopped
 
 _Options = TypeVar("_Options", bound=ProcessOptions)
@@ -98,6 +99,7 @@ def stopped_early(stop: Stopped, listeners: Sequence[Listener], options: Process
         # After Ctrl-C, the user knows why the process ends.
         return stop.status
     configure_logging(options)
+    never_wait()
     logger = logging.getLogger("vsgi_fcgi")
     logger.info("%s: stopped before the server ran", signal.Signals(stop.number).name)
     waiting = sum(listener.turn_away() for listener in listeners)

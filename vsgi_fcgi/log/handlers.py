@@ -7,9 +7,10 @@ import logging
 import math
 import os
 import re
+import select
 import socket
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.settings import nearest
@@ -145,6 +146,53 @@ def _plain(value: object) -> object:
     return str(value)
 
 
+# Logging that never waits.
+
+
+def never_wait() -> None:
+    """Let each handler drop the records that its stream does not take at once.
+
+    A write to a pipe waits for the program at its other end, which may hang. This is for a process
+    without a log thread that must not hang with it.
+    """
+    for handler in all_handlers():
+        if isinstance(handler, logging.StreamHandler):
+            handler.addFilter(_DropIfFull(handler))
+
+
+class _DropIfFull(logging.Filter):
+    """Drops the records for which the stream of a handler has no room, and logs their number."""
+
+    def __init__(self, handler: logging.StreamHandler[Any]) -> None:
+        super().__init__()
+        self._handler = handler
+        self._lost = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the handler may write a record."""
+        if not self._has_room():
+            self._lost += 1
+            return False
+        if lost := self._lost:
+            self._lost = 0
+            self._handler.handle(
+                logging.LogRecord(record.name, logging.WARNING, __file__, 0, _UNREAD, (lost,), None)
+            )
+        return True
+
+    def _has_room(self) -> bool:
+        try:
+            poll = select.poll()
+            poll.register(self._handler.stream, select.POLLOUT)
+            return bool(poll.poll(0))
+        except (TypeError, OSError, ValueError):
+            # There is no descriptor, or it is closed: the handler reports that.
+            return True
+
+
+_UNREAD = "%d log records were lost: nothing read the log"
+
+
 # The files of handlers, after log rotation.
 
 
@@ -157,9 +205,7 @@ def reopen_files() -> list[str]:
         An error message for each file that cannot be opened. Its handler keeps the old file.
     """
     problems = []
-    # This list also has handlers that no logger refers to, such as a MemoryHandler's target.
-    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
-        handler = reference()
+    for handler in all_handlers():
         if not isinstance(handler, logging.FileHandler):
             continue
         handler.acquire()
@@ -175,6 +221,12 @@ def reopen_files() -> list[str]:
         finally:
             handler.release()
     return problems
+
+
+def all_handlers() -> list[logging.Handler]:
+    """Return all handlers, also those that no logger refers to, as a MemoryHandler's target."""
+    references = list(logging._handlerList)  # type: ignore[attr-defined]
+    return [handler for each in references if (handler := each()) is not None]
 
 
 def _is_in_place(fd: int, path: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from sys import getsizeof
 from types import TracebackType
 
-from vsgi_fcgi.log.handlers import JournalHandler, escape_controls, reopen_files
+from vsgi_fcgi.log.handlers import JournalHandler, all_handlers, escape_controls, reopen_files
 from vsgi_fcgi.transport.unpatched import RLock, SimpleQueue, allocate_lock, start_thread
 
 _formatter = logging.Formatter()
@@ -244,8 +244,7 @@ def _use_native_locks() -> None:
     greenlet wait for the same lock of gevent 26.9, `acquire` sometimes raises an AttributeError in
     the app (once in about 100,000 records). Handlers that wait cooperatively keep their locks.
     """
-    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
-        handler = reference()
+    for handler in all_handlers():
         if not isinstance(handler, (logging.StreamHandler, JournalHandler)):
             continue
         if handler.lock is not None and type(handler.lock) is not RLock:

@@ -33,6 +33,7 @@ from vsgi_fcgi.cli.settings.resolve import Configuration, resolve
 from vsgi_fcgi.descriptors import open_standard
 from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.listen.listeners import Listener, forget_sockets, open_listeners
+from vsgi_fcgi.log.handlers import never_wait
 from vsgi_fcgi.push.config import check_bus
 from vsgi_fcgi.server.cgi import NO_RESPONDER, CGIHandler, is_cgi
 from vsgi_fcgi.server.early_signals import EarlySignals, Stopped
@@ -249,6 +250,7 @@ def _supervise(
 ) -> int:
     """Serve in other processes, which this one starts and replaces."""
     configure_logging(options)
+    never_wait()
     process.set_up()
     options.check_spool_dir()
     if options.reload:
