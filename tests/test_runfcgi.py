@@ -102,7 +102,7 @@ def test_words_of_old(project: DjangoProject) -> None:
     assert (answer["says"], answer["path"], answer["url"]) == ("hello", "/show", "/show")
     assert (answer["folder"], answer["umask"]) == (str(project.folder), 0o002)
     assert answer["multithread"] is True
-    assert "runfcgi: maxrequests=9 is ignored: " in process.log()
+    process.wait_for_log("runfcgi: maxrequests=9 is ignored: ")
     assert process.stop() == 0
     assert not path.exists()
     assert not pid_file.exists()

@@ -83,6 +83,4 @@ def test_django_waits_for_postgresql_in_all_requests_at_once(
                 thread.join()
         assert answers == {number: {"doubled": 2 * number} for number in numbers}
         assert server.process.stop() == 0
-        log = server.process.log()
-        assert "Traceback" not in log
-        assert "has blocked the hub" not in log
+        assert "Traceback" not in server.process.log()

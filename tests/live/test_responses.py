@@ -147,7 +147,9 @@ def test_an_app_that_fails_at_once(place: Place) -> None:
         assert b"secret" not in answer.body
         assert b"Traceback" not in answer.body
         assert "X-Evil" not in answer.headers
-    assert "RuntimeError: a secret of the app" in place.web.server_log()
+    wait_until(
+        lambda: "RuntimeError: a secret of the app" in place.web.server_log(), "the traceback"
+    )
     assert place.request("/echo").status == 200
 
 

@@ -71,7 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_the_log_says_that_the_library_is_patched(served: Served) -> None:
-    assert "gevent has patched the standard library" in served.process.log()
+    served.process.wait_for_log("gevent has patched the standard library")
 
 
 def test_no_module_has_kept_what_gevent_replaces(served: Served) -> None:
