@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -161,9 +162,12 @@ def _import_file(text: str) -> ModuleType:
     """
     path = Path(text).resolve()
     try:
-        exists = path.is_file()
+        # Not by `Path.is_file`, which hides this error since Python 3.14.
+        exists = stat.S_ISREG(os.stat(path).st_mode)
     except PermissionError:
         raise AppLoadError(_forbidden(str(path.parent), text)) from None
+    except OSError:
+        exists = False
     if not exists:
         near = _near(path.name, (item.name for item in path.parent.glob("*.py")))
         raise AppLoadError(

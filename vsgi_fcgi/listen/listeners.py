@@ -425,5 +425,5 @@ def choose_sockets(passed: list[PassedSocket], name: str) -> list[PassedSocket]:
 
 def forget_sockets(environ: MutableMapping[str, str]) -> None:
     """Remove the variables of systemd's sockets, which child processes of the app must not see."""
-    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+    for name in ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         environ.pop(name, None)
