@@ -83,9 +83,7 @@ def test_the_default_is_what_systemd_passes_else_descriptor_0(
 
 
 def test_the_variables_are_taken_away() -> None:
-    variables = environ(
-        LISTEN_FDNAMES="a:b", LISTEN_PIDFDID="1234", NOTIFY_SOCKET="/run/notify"
-    )
+    variables = environ(LISTEN_FDNAMES="a:b", LISTEN_PIDFDID="1234", NOTIFY_SOCKET="/run/notify")
     forget_sockets(variables)
     forget_sockets(variables)
     assert variables == {"NOTIFY_SOCKET": "/run/notify"}

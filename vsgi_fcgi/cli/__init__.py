@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vsgi_fcgi.descriptors import open_standard
         from vsgi_fcgi.exceptions import AppLoadError, UsageError
         from vsgi_fcgi.server.cgi import is_cgi, without_query
+        from vsgi_fcgi.server.early_signals import Stopped
 
     under_cgi = is_cgi(os.environ)
     # Before any file or socket can get one of these numbers. A CGI program without a stdout
@@ -105,5 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stderr is not None:
             sys.stderr.write(f"{traceback}{PROGRAM}: {error}\n")
         return 2
+    except Stopped as stop:
+        return stop.status
     except KeyboardInterrupt:
         return 130

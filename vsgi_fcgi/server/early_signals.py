@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -89,6 +89,7 @@ class EarlySignals:
         self._before: dict[int, Any] = {}
         self._usr1_stops = under_multiwatch()
         self._sending: _socket.socket | None = None
+        self._holding = False
 
     @staticmethod
     def installed() -> EarlySignals | None:
@@ -136,6 +137,17 @@ class EarlySignals:
         came, self._came = self._came, []
         return came
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Raise `Stopped` only after a block: otherwise a file that it has just made would stay."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self._first is not None:
+            raise Stopped(self._first[0])
+
     def close(self) -> None:
         """Restore the handlers, unless a signal came and the process is about to end."""
         self._end_thread()
@@ -167,7 +179,9 @@ class EarlySignals:
         if self._first is None:
             self._first = note
             self._came.append(number)
-            raise Stopped(number)
+            if not self._holding:
+                raise Stopped(number)
+            return
         if is_another(note, self._first):
             self._leave()
 

@@ -83,16 +83,20 @@ class Signals:
         self._before: list[tuple[signal.Signals, Any]] = []
         self._installed = False
         self._watcher: Watcher | None = None
-
-    def install(self) -> None:
-        """Install the handlers, in the main thread of the process."""
-        self._async = self._loop.async_()
-        self._async.start(self._take)
+        self._wakeup_before: int | None = None
+        self._async = loop.async_()
         # Python writes to this socket immediately, in whichever thread a signal is delivered. The
         # handler runs later, because an app that waits in the kernel delays it.
         self._receiving, self._sending = _socketpair()
         self._sending.setblocking(False)
         self._wakeup = self._sending.fileno()
+
+    def install(self) -> None:
+        """Install the handlers, in the main thread of the process.
+
+        A signal may raise an exception before they are installed. Call `restore` then, too.
+        """
+        self._async.start(self._take)
         self._installed = True
         came: list[int] = []
         early = self._early = EarlySignals.installed()
@@ -260,7 +264,8 @@ class Signals:
         for number, handler in self._before:
             signal.signal(number, self._handle_late if process_ends else handler)
         self._installed = False
-        signal.set_wakeup_fd(self._wakeup_before)
+        if self._wakeup_before is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
         # The thread waits for this end.
         self._sending.close()
         if self._watcher is not None:

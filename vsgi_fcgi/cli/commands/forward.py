@@ -100,12 +100,15 @@ def forward(
     process.check_rights()
     early = EarlySignals(options.graceful_timeout)
     early.install()
+    listeners: list[Listener] = []
     try:
-        listeners = open_listeners(options, process)
-        forget_sockets(os.environ)
         try:
+            with early.held():
+                listeners = open_listeners(options, process)
+            forget_sockets(os.environ)
             configure_logging(options)
-            process.set_up()
+            with early.held():
+                process.set_up()
             return _run(listeners, options, make_service, process)
         except Stopped as stop:
             return stopped_early(stop, listeners, options)

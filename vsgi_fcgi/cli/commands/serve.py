@@ -213,11 +213,12 @@ def _open_and_serve(
     listeners = [] if child is None else child.listeners
     try:
         if child is None:
-            listeners = open_listeners(addresses, options.backlog, process.socket_ownership)
-            listeners += open_http(options.http, options.backlog)
-            for scheme, given in ((STATUS, options.status_bind), (PUSH, options.push_bind)):
-                ownership = process.socket_ownership
-                listeners += open_fronts(scheme, given, options.backlog, ownership)
+            with early.held():
+                listeners = open_listeners(addresses, options.backlog, process.socket_ownership)
+                listeners += open_http(options.http, options.backlog)
+                for scheme, given in ((STATUS, options.status_bind), (PUSH, options.push_bind)):
+                    ownership = process.socket_ownership
+                    listeners += open_fronts(scheme, given, options.backlog, ownership)
         if child is None or not child.is_template:
             # From here on, code of the app runs, which may fork during its import.
             _give_up_in_children(listeners, early)
@@ -227,7 +228,7 @@ def _open_and_serve(
 
             allow_debugger(listeners, os.environ)
         if child is None and (options.reload or options.processes is not None):
-            return _supervise(process, listeners, options, started_in)
+            return _supervise(process, listeners, options, early, started_in)
         return _serve_on(listeners, process, options, names, child, early)
     except Stopped as stop:
         return stopped_early(stop, listeners, options)
@@ -246,12 +247,17 @@ def _give_up_in_children(listeners: Sequence[Listener], early: EarlySignals) -> 
 
 
 def _supervise(
-    process: OwnProcess, listeners: Sequence[Listener], options: Options, folder: str | None
+    process: OwnProcess,
+    listeners: Sequence[Listener],
+    options: Options,
+    early: EarlySignals,
+    folder: str | None,
 ) -> int:
     """Serve in other processes, which this one starts and replaces."""
     configure_logging(options)
     never_wait()
-    process.set_up()
+    with early.held():
+        process.set_up()
     options.check_spool_dir()
     if options.reload:
         from vsgi_fcgi.supervisor.reload import supervise_and_watch
@@ -279,7 +285,8 @@ def _serve_on(
 
         from vsgi_fcgi.server.server import Server
 
-    process.set_up()
+    with early.held():
+        process.set_up()
     if child is not None and not child.is_template:
         child.start()
     fronts = split(listeners)
