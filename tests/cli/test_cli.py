@@ -67,6 +67,12 @@ def test_one_sentence_and_exit_status_2(tmp_path: Path) -> None:
         (["app", "--bind", "./run/a"], "run does not exist; create it"),
         (["app", "--bind", "192.0.2.1:9000"], "this machine does not have the address"),
         (["app", "--socket", "x" * 200], "choose a shorter name"),
+        (["dcotor", "--socket", "a"], "there is no module dcotor in "),
+        (["dcotor", "--socket", "a"], "; did you mean the command doctor?"),
+        (["confg", "nginx"], "nginx: unexpected argument; give only one APP; did you mean config?"),
+        (["app", "--http-timeout", "9"], "--http-timeout has no effect without --http; add this"),
+        (["app", "--record-files", "9"], "--record-files has no effect without --record; add"),
+        (["app", "--start-timeout", "9"], "--start-timeout has no effect without --processes"),
     ]
     said = complaints(tmp_path, [arguments for arguments, _ in cases])
     for (arguments, sentence), line in zip(cases, said, strict=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from vsgi_fcgi.cli.commands import COMMANDS
 from vsgi_fcgi.exceptions import AppLoadError, UsageError
 from vsgi_fcgi.listen.ownership import user_of
 
@@ -207,6 +208,8 @@ def _no_module(name: str) -> str:
     names = {item.stem for item in folder.glob("*.py")}
     names |= {item.parent.name for item in folder.glob("*/*.py")}
     near = _near(last, names, f"{parent}." if parent else "")
+    if not near and (commands := _close_matches(name, filter(None, COMMANDS))):
+        near = f"; did you mean the command {commands[0]}?"
     return (
         f"there is no module {name} in {os.getcwd()} or elsewhere on Python's path"
         f"{near or '; check the spelling, or set its folder with --chdir'}"

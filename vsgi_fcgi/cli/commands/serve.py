@@ -9,9 +9,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Final
 
 from vsgi_fcgi.addresses import Address
 from vsgi_fcgi.children import give_up_in_children
@@ -27,11 +27,13 @@ from vsgi_fcgi.cli.commands.listeners import (
 )
 from vsgi_fcgi.cli.log_setup import configure_logging
 from vsgi_fcgi.cli.own_process import OwnProcess, apply_umask_and_chdir, stopped_early
+from vsgi_fcgi.cli.settings.command import option_name
 from vsgi_fcgi.cli.settings.command_line import PROGRAM, CommandLine
 from vsgi_fcgi.cli.settings.options import Options
 from vsgi_fcgi.cli.settings.resolve import Configuration, resolve
 from vsgi_fcgi.descriptors import open_standard
 from vsgi_fcgi.exceptions import UsageError
+from vsgi_fcgi.http.config import HTTPConfig
 from vsgi_fcgi.listen.listeners import Listener, forget_sockets, open_listeners
 from vsgi_fcgi.log.handlers import never_wait
 from vsgi_fcgi.push.config import check_bus
@@ -150,6 +152,7 @@ def serve(line: CommandLine) -> int:
         )
     if options.preload and options.processes is None:
         raise UsageError("--preload needs --processes")
+    _check_effect(line.given, options)
     addresses = addresses_of(options, default=not options.http)
     started_in = _starting_folder()
     options = apply_umask_and_chdir(options)
@@ -177,6 +180,36 @@ def serve(line: CommandLine) -> int:
         return _open_and_serve(addresses, process, options, names, child, early, started_in)
     finally:
         early.close()
+
+
+_PARTS: Final = {
+    "access_log": ("access_log_format",),
+    "processes": ("start_timeout",),
+    "record": ("record_records", "record_body_bytes", "record_files", "record_total_bytes"),
+    "reload": ("reload_extra",),
+    "status_path": ("status_allow",),
+}
+"""Settings that have no effect without another one."""
+
+
+def _check_effect(given: Mapping[str, object], options: Options) -> None:
+    """Check that no option was given without the one that it belongs to.
+
+    Only those of the command line: a file or the environment may serve several commands.
+
+    Raises:
+        UsageError: an option has no effect.
+    """
+    parts = dict(_PARTS)
+    if not (options.status_bind or options.push_bind):
+        parts["http"] = tuple(each.name for each in fields(HTTPConfig))
+    for whole, names in parts.items():
+        for name in names:
+            if name in given and not getattr(options, whole):
+                raise UsageError(
+                    f"{option_name(name)} has no effect without {option_name(whole)}; add this"
+                    f" option, or leave out {option_name(name)}"
+                )
 
 
 def _supervised() -> Supervised | None:

@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None, program: str | None = None) -> CommandLine
         if command.subject and subject is None:
             name = option_name(command.subject)
             raise UsageError(f"{name} must follow {command.name} directly: {parser.usage}")
-        _refuse(parser, unknown)
+        _refuse(parser, unknown, vars(namespace).get("app") if command is SERVE else None)
     return command_line(command, {**vars(namespace), **found})
 
 
@@ -89,7 +89,7 @@ def command_line(command: Command, found: Mapping[str, Any]) -> CommandLine:
 _PROCESSES = (
     "; write --processes N, and --threads for the number of requests that each process runs at once"
 )
-_TIMEOUT = "; see --receive-timeout, --send-timeout and --graceful-timeout"
+_TIMEOUT = "; see --request-timeout, --receive-timeout, --send-timeout and --graceful-timeout"
 _ACCESS_LOG = "; write --access-log FILE, or - for standard output"
 _RELOAD = "; write --reload"
 _OF_OTHERS: Mapping[str, str] = {
@@ -102,8 +102,7 @@ _OF_OTHERS: Mapping[str, str] = {
     "--timeout-graceful-shutdown": "; write --graceful-timeout",
     "--keep-alive": _TIMEOUT,
     "--channel-timeout": _TIMEOUT,
-    "--harakiri": _TIMEOUT,
-    "--max-requests": "; there is no such limit, as the process is never replaced",
+    "--harakiri": "; write --request-timeout",
     "--limit-concurrency": "; write --threads, and --max-queued for waiting requests",
     "--connection-limit": "; write --max-connections",
     "--access-logfile": _ACCESS_LOG,
@@ -116,7 +115,6 @@ _OF_OTHERS: Mapping[str, str] = {
     "--name": "; write --proc-name NAME",
     "--daemon": "; the server stays in the foreground; let systemd or the web server start it",
     "--daemonize": "; the server stays in the foreground; let systemd or the web server start it",
-    "--preload": "; the app is always loaded before the first request",
     "--host": "; write --address HOST",
     "--listen": "; write --bind ADDRESS",
     "--uds": "; write --socket PATH",
@@ -137,8 +135,13 @@ _OF_OTHERS: Mapping[str, str] = {
 """Options of gunicorn, uWSGI, uvicorn, waitress and flup, with the advice for each."""
 
 
-def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
-    """Report an unknown argument, and suggest the option that may have been meant.
+def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str], app: str | None) -> NoReturn:
+    """Report an unknown argument, and suggest the option or the command that may have been meant.
+
+    Args:
+        parser: the parser.
+        unknown: the arguments that it does not know.
+        app: the app that was given; it may be a command with a spelling mistake.
 
     Raises:
         UsageError: always.
@@ -150,6 +153,7 @@ def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn
             advice = _OF_OTHERS.get(name) or near or f"; see {parser.prog} --help"
             raise UsageError(f"{name}: there is no such option{advice}")
     advice = "give only one APP" if parser.prog == PROGRAM else f"see {parser.prog} --help"
+    advice += nearest(app, filter(None, COMMANDS)) if app else ""
     raise UsageError(f"{unknown[0]}: unexpected argument; {advice}")
 
 
