@@ -55,7 +55,7 @@ def main() -> None:
             for what, count in reloads.counts.most_common():
                 print(f"  {count} x {what}")
             print(f"  reloads: {reloads.log.count('reloaded: ')}")
-            moved = sum(map(int, re.findall(r"(\d+) connections moved to", reloads.log)))
+            moved = sum(map(int, re.findall(r"moved to other processes: (\d+)", reloads.log)))
             print(f"  connections moved: {moved}")
             print(f"  connections closed: {reloads.closed} of {reloads.kept}")
             print(f"  exit statuses: {reloads.statuses}")

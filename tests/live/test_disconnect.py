@@ -120,7 +120,7 @@ def test_a_stop_that_waits_no_longer(processes: ProcessGroup, tmp_path: Path) ->
     # Before the process has exited.
     assert all((tmp_path / f"{kind}.closed").exists() for kind in KINDS)
     log = server.process.log()
-    assert "1 connections still had requests and are cut off" in log
+    assert "connections that still had requests are cut off: 1" in log
     assert "the graceful timeout" not in log
     assert "threads of the app" not in log
 

@@ -89,7 +89,7 @@ def test_a_connection_that_waited_is_not_forgotten(processes: ProcessGroup, gate
         client.connect(str(processes.folder / "app.sock"))
         assert process.stop() == 1
         assert client.recv(1) == b""
-    assert "1 waiting connections were closed without a response" in process.log()
+    assert "waiting connections that were closed without a response: 1" in process.log()
 
 
 def test_an_app_that_catches_everything_is_stopped_after_its_import(

@@ -387,7 +387,7 @@ def test_no_request_is_lost_when_it_stops_under_load(
         server.process.send_signal(signal.SIGTERM)
         status = server.process.wait(10)
         # A request that crosses the end of a TCP connection is lost, and the status admits it.
-        crossed = "requests were sent on TCP connections while they were closed"
+        crossed = "requests that were sent on TCP connections while these were closed"
         assert status == (1 if crossed in server.process.log() else 0)
         assert status == 0 or prefix == "/tcp"
         load.wait_for(lambda seen: seen[502] >= 50, "50 refusals")
@@ -481,7 +481,7 @@ def test_jobs_of_an_executor_are_waited_for(
         assert client.get(f"{done}?{seconds}").status == 202
     assert server.process.stop(within=10) == status
     assert done.exists() == (status == 0)
-    assert ("still ran and are cut off" in server.process.log()) == (status == 1)
+    assert ("that still ran are cut off" in server.process.log()) == (status == 1)
 
 
 THREADS = """
@@ -528,7 +528,7 @@ def test_threads_that_requests_start_are_waited_for(
         else:
             assert server.process.wait() == 1
             assert not done.exists()
-    named = "1 threads of the app still ran and are cut off: the long work" in server.process.log()
+    named = "threads of the app that still ran are cut off: the long work" in server.process.log()
     assert named == (grace == "1")
 
 

@@ -250,7 +250,7 @@ def test_a_reload_is_notified_from_its_beginning_to_its_end(processes: ProcessGr
         server.send_signal(signal.SIGHUP)
         assert int(manager.wait_for("RELOADING", "1")["MONOTONIC_USEC"]) >= before
         message = manager.wait_for("READY", "1")
-        assert "2 processes on fcgi+fd://3/" in message["STATUS"]
+        assert message["STATUS"].startswith("serving on fcgi+fd://3/; processes: 2")
         server.wait_for_log("reloaded: all processes serve the new version")
         assert get(path) == 200
         assert server.stop() == 0

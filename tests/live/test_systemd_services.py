@@ -99,7 +99,7 @@ def systemd(processes: ProcessGroup, public_python: PublicPython) -> Iterator[Sy
 
 def test_a_service_as_it_is_printed(systemd: Systemd) -> None:
     """It serves in its restrictions, and loses no request when it reloads, restarts or dies."""
-    assert systemd.property("site.service", "StatusText").startswith("2 processes on ")
+    assert systemd.property("site.service", "StatusText").endswith("; processes: 2")
     main = systemd.property("site.service", "MainPID")
     with Asking(str(systemd.root / "run/site.sock")) as asking:
         wait_until(lambda: len(set(asking.answers)) == 2, "answers of both processes")

@@ -331,7 +331,7 @@ def test_what_has_not_ended_in_time_is_cut_off() -> None:
     app = App()
     with logged() as log, running(app) as server:
         assert ask_and_stop(app, server, 0.2)[0] == 1
-        log.wait_for("connections still had requests and are cut off")
+        log.wait_for("connections that still had requests are cut off: ")
         app.free.set()
 
 

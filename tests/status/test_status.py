@@ -144,7 +144,7 @@ def test_held_requests_are_counted_until_they_end(tmp_path: Path, group: Process
         assert report["processes"][0]["held"] == 2
         assert "<b>2</b><span>requests are held</span>" in site.get("/")[1]
         assert "\nvsgi_fcgi_held 2.0\n" in site.get("/metrics")[1]
-        assert "0 requests wait, 2 are held," in run_command(tmp_path, "status", address).out
+        assert "requests waiting: 0, held: 2;" in run_command(tmp_path, "status", address).out
         other.get("/close")
         wait_until(lambda: site.report()["now"]["held"] == 1, "the end of the stream")
 
@@ -301,7 +301,7 @@ def test_the_commands_show_what_runs_in_a_terminal(tmp_path: Path, group: Proces
         wait_until(lambda: site.report()["now"]["busy"], "the stuck request")
         shown = run_command(tmp_path, "status", address)
         assert shown.status == 0, shown.err
-        assert "1 of 1 workers busy" in shown.out
+        assert "workers busy: 1 of 1" in shown.out
         assert r" 192.0.2.7\x1b[2J\nforged  GET /stuck?\x1b[31m" in shown.out
         assert max(map(len, shown.out.splitlines())) <= 80
         found = json.loads(run_command(tmp_path, "status", address, "--json").out)
@@ -392,10 +392,10 @@ def test_the_live_view_shows_changes_and_ends_at_ctrl_c(
         ) as process,
     ):
         try:
-            wait_until(lambda: "0 of 8 workers busy" in screen(), "the first screen")
+            wait_until(lambda: "workers busy: 0 of 8" in screen(), "the first screen")
             for id in range(1, 9):
                 client.ask(id, f"/stuck?{'x' * 100}")
-            wait_until(lambda: "8 of 8 workers busy" in screen(), "the next one")
+            wait_until(lambda: "workers busy: 8 of 8" in screen(), "the next one")
             lines = screen().splitlines()
             # It fits into the terminal, so that nothing scrolls.
             assert len(lines) == 9
@@ -406,7 +406,7 @@ def test_the_live_view_shows_changes_and_ends_at_ctrl_c(
             site.process.send_signal(signal.SIGKILL)
             wait_until(lambda: "cannot be read: " in screen(), "the end of the server")
             restarted = serve(tmp_path, group, "--threads", "7", port=site.port)
-            wait_until(lambda: "0 of 7 workers busy" in screen(), "its return")
+            wait_until(lambda: "workers busy: 0 of 7" in screen(), "its return")
             restarted.process.send_signal(signal.SIGKILL)
             process.send_signal(signal.SIGINT)
             assert process.wait(10) == 0

@@ -190,7 +190,7 @@ def test_a_request_that_takes_longer_than_the_grace(
         server.reload()
         client.read_to_end()
         assert other.get("/").status == 200
-    server.process.wait_for_log("1 connections still had requests and are cut off")
+    server.process.wait_for_log("connections that still had requests are cut off: 1")
 
 
 def test_connections_close_when_the_supervisor_has_gone(

@@ -99,7 +99,7 @@ def test_a_reload_loads_the_new_version(processes: ProcessGroup, project: Projec
     assert (project.folder / "loaded").read_text() == "xx"
     project.save("app.py", "import settings_of_nobody\n")
     server.process.send_signal(signal.SIGHUP)
-    server.process.wait_for_log("cannot be loaded; 2 processes of the old version continue")
+    server.process.wait_for_log("loaded; processes of the old version that continue: 2")
     wait_until(lambda: len(server.children()) == 3, "the end of the failed template")
     server.process.send_signal(signal.SIGTTIN)
     server.ready(5)

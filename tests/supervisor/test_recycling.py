@@ -46,7 +46,7 @@ def test_a_process_is_replaced_after_many_requests(
         first = pid(client)
         # Over one connection, which stays open.
         wait_until(lambda: pid(client) != first, "another process", log=server.log)
-    found = re.search(r"is replaced: it has got (\d+) requests", server.log())
+    found = re.search(r"is replaced: its number of requests is (\d+)", server.log())
     assert found is not None
     assert 20 <= int(found[1]) <= 22
     assert server.process.stop() == 0
@@ -100,7 +100,7 @@ def test_without_a_supervisor_the_process_stops(processes: ProcessGroup, project
     for _ in range(5):
         assert server.get().status == 200
     assert server.process.wait() == 0
-    assert "stopping: it has got 5 requests" in server.log()
+    assert "stopping: its number of requests is 5" in server.log()
     assert not server.socket.exists()
 
 

@@ -104,7 +104,7 @@ def stopped_early(stop: Stopped, listeners: Sequence[Listener], options: Process
     logger.info("%s: stopped before the server ran", signal.Signals(stop.number).name)
     waiting = sum(listener.turn_away() for listener in listeners)
     if waiting:
-        logger.warning("%d waiting connections were closed without a response", waiting)
+        logger.warning("waiting connections that were closed without a response: %d", waiting)
     return 1 if waiting else 0
 
 

@@ -94,7 +94,7 @@ class HTTPServer:
             last = 0.0
             busy = sum(server.busy for server in self._servers)
             if busy:
-                self._servers[0].log.warning("%d HTTP requests still ran and are cut off", busy)
+                self._servers[0].log.warning("HTTP requests that still ran are cut off: %d", busy)
             return not busy
         finally:
             for server in self._servers:

@@ -141,9 +141,9 @@ class LineWriter:
         if mark.done.acquire(True, timeout):
             return True
         self._log.warning(
-            "access log: %d lines could not be written within %g seconds",
-            self._put - self._written,
+            "access log: lines that could not be written within %g seconds: %d",
             timeout,
+            self._put - self._written,
         )
         return False
 
@@ -190,20 +190,18 @@ class LineWriter:
         elif self._failing:
             self._failing = False
             lost, self._lost = self._lost, 0
-            self._log.warning("access log: writing works again; %d lines were lost", lost)
+            self._log.warning("access log: writing works again; lost lines: %d", lost)
 
     def _report_dropped(self) -> None:
         dropped = self._dropped - self._reported
         if dropped:
             self._reported += dropped
-            self._log.warning(
-                "access log: %d lines were dropped because writing is too slow", dropped
-            )
+            self._log.warning("access log: lines dropped because writing is too slow: %d", dropped)
 
     def _end(self) -> None:
         self._report_dropped()
         if self._lost:
-            self._log.warning("access log: %d lines were lost", self._lost)
+            self._log.warning("access log: lost lines: %d", self._lost)
         self._sink.close()
 
 

@@ -190,7 +190,7 @@ class _DropIfFull(logging.Filter):
             return True
 
 
-_UNREAD = "%d log records were lost: nothing read the log"
+_UNREAD = "log records lost, because nothing read the log: %d"
 
 
 # The files of handlers, after log rotation.

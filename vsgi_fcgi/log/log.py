@@ -17,7 +17,7 @@ from vsgi_fcgi.transport.unpatched import RLock, SimpleQueue, allocate_lock, sta
 
 _formatter = logging.Formatter()
 
-_LOST = "%d log records were lost: writing is too slow, or a handler failed"
+_LOST = "log records lost, because writing is too slow or a handler failed: %d"
 
 
 class Log:

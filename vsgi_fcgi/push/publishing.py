@@ -90,7 +90,7 @@ class Outlet:
         self._lock = allocate_lock()
         self._ended = allocate_lock()
         self._waiting = self._bytes = 0
-        self._losses = Losses(f"%d published messages were not sent to {name}, which is too slow")
+        self._losses = Losses(f"published messages not sent to {name}, which is too slow: %d")
 
     def start(self) -> None:
         """Start the thread.
@@ -117,9 +117,9 @@ class Outlet:
         self._queue.put(None)
         if not self._ended.acquire(True, timeout) and self._waiting:
             _logger.error(
-                "%d published messages were not sent to %s before the end",
-                self._waiting,
+                "published messages not sent to %s before the end: %d",
                 self._name,
+                self._waiting,
             )
 
     def _run(self) -> None:
@@ -146,7 +146,7 @@ class Publishing:
         self._outlets: tuple[Outlet, ...] = ()
         self._max_item_bytes = 0
         self._is_stuck = False
-        self._losses = Losses("%d published items of other processes or hosts were not delivered")
+        self._losses = Losses("published items of other processes or hosts not delivered: %d")
 
     def open(self, deliver: Deliver, max_item_bytes: int) -> None:
         """Deliver items from now on.

@@ -74,7 +74,7 @@ class Recycling:
         def count(exchange: Any) -> None:
             self._count += 1
             if self._count == limit:
-                self._due(f"it has got {limit} requests")
+                self._due(f"its number of requests is {limit}")
             if note is not None:
                 note(exchange)
 

@@ -418,7 +418,7 @@ class Server:
                 access_lines.stop(_LOG_FLUSH)
             context.connections.report_late()
             if self._handover is not None and self._handover.moved:
-                log.info("%d connections moved to other processes", self._handover.moved)
+                log.info("connections that moved to other processes: %d", self._handover.moved)
             log.info("stopped")
             log.stop(_LOG_FLUSH)
             self._lost += context.connections.late
@@ -636,7 +636,7 @@ class Server:
         sys.setswitchinterval(_LAST_SWITCH_INTERVAL)
         context = self._context
         count = len(context.connections) if context is not None else 0
-        self._log.warning("%s: leaving with %d connections open", why, count)
+        self._log.warning("%s: leaving; open connections: %d", why, count)
         try:
             for listener in self._listeners:
                 listener.unlink()
@@ -686,7 +686,7 @@ def _threads_end(seconds: float, log: Log, *, workers: bool) -> bool:
     left = _left(workers)
     if left:
         names = ", ".join(thread.name for thread in left)
-        log.warning("%d threads of the app still ran and are cut off: %s", len(left), names)
+        log.warning("threads of the app that still ran are cut off: %s", names)
     return not left
 
 

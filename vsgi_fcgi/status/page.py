@@ -234,7 +234,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: set[i
 
 
 def _requests(requests: list[dict[str, Any]], base: str) -> str:
-    title = f"<h2>{len(requests)} running requests</h2>"
+    title = f"<h2>Running requests: {len(requests)}</h2>"
     if not requests:
         return title + '<p class="dim">No request runs.</p>'
     columns = ("runs for", "waited", "method", "path", "client", "process", "")

@@ -583,13 +583,14 @@ class Supervisor:
         self._generation = max(up, default=self._generation)
         self._stop_templates()
         _logger.error(
-            "the new version cannot be loaded; %d processes of the old version continue", len(up)
+            "the new version cannot be loaded; processes of the old version that continue: %d",
+            len(up),
         )
         self._say_ready("the last reload failed")
 
     def _resize(self, more: int) -> None:
         self._count = max(1, min(_MAX_PROCESSES, self._count + more))
-        _logger.info("%d processes shall serve", self._count)
+        _logger.info("the number of processes is %d now", self._count)
 
     # Service manager
 
@@ -599,7 +600,7 @@ class Supervisor:
 
     def _say_ready(self, problem: str = "") -> None:
         names = ", ".join(listener.uri for listener in self._listeners[:3])
-        status = f"{self._count} processes on {names}{problem and f'; {problem}'}"
+        status = f"serving on {names}; processes: {self._count}{problem and f'; {problem}'}"
         self._notify(READY=1, MAINPID=os.getpid(), STATUS=status)
 
     @property

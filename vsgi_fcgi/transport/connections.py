@@ -342,7 +342,7 @@ class Connections(Generic[C]):
         """Return the number of connections with requests, and log that these will be cut off."""
         busy = sum(not connection.is_idle() for connection in self.open)
         if busy:
-            self.log.warning("%d connections still had requests and are cut off", busy)
+            self.log.warning("connections that still had requests are cut off: %d", busy)
         return busy
 
     def stop_timer(self) -> None:
@@ -379,7 +379,7 @@ class Connections(Generic[C]):
         """Log how many requests arrived too late, if any did."""
         if self.late:
             self.log.warning(
-                "%d requests were sent on TCP connections while they were closed, and are lost."
+                "requests that were sent on TCP connections while these were closed are lost: %d."
                 " With a UNIX socket no request would be lost",
                 self.late,
             )

@@ -410,7 +410,7 @@ def test_a_request_that_is_cut_off_lets_its_app_clean_up(worker: str, tmp_path: 
             assert sock.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
             assert server.stop() == 1
         assert report.exists()
-        assert "1 HTTP requests still ran and are cut off" in server.log()
+        assert "HTTP requests that still ran are cut off: 1" in server.log()
         assert "the graceful timeout" not in server.log()
 
 

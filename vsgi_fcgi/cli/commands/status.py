@@ -180,8 +180,8 @@ def _lines(report: dict[str, Any], width: int, colours: bool) -> list[str]:
     lines = [
         f"vsgi_fcgi {report['version']} is {state}: {recent['requests'] / 60:.1f} requests/s, "
         f"p95 {duration(recent['p95'])}",
-        f"{now['busy']} of {now['threads']} workers busy, {now['queued']} requests wait, "
-        f"{now['held']} are held, {now['connections']} connections "
+        f"workers busy: {now['busy']} of {now['threads']}; requests waiting: {now['queued']}, "
+        f"held: {now['held']}; connections: {now['connections']} "
         f"({now['idle_connections']} idle)",
         f"5xx {report['responses']['5xx']}, slow {totals['slow']}, "
         f"timeouts {totals['request_timeouts'] + totals['queue_timeouts']}, "

@@ -175,9 +175,9 @@ class GreenletPool:
         gevent.joinall(left, timeout=_LAST_STEPS)
         if self._greenlets:
             self._services.log.warning(
-                "%d requests still ran %g seconds after GreenletExit and are cut off",
-                len(self._greenlets),
+                "requests that still ran %g seconds after GreenletExit are cut off: %d",
                 _LAST_STEPS,
+                len(self._greenlets),
             )
 
 
