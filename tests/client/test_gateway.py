@@ -147,6 +147,20 @@ def test_stderr_is_escaped() -> None:
         ]
 
 
+def test_stderr_of_a_request_without_a_response_is_logged() -> None:
+    """It often says why there is none. This request is sent twice."""
+
+    def script(peer: Peer) -> None:
+        peer.say_values()
+        peer.request()
+        peer.send(records.stream(records.STDERR, 1, b"cannot import app\n"))
+
+    with scripted(script) as app, forwarding(app.address) as gateway, logged() as log:
+        assert ask(gateway)[0] == "502 Bad Gateway"
+        lines = [line for line in gateway_lines(log.lines) if "closed" not in line]
+        assert lines == ["GET /: cannot import app\ncannot import app"]
+
+
 def test_stderr_is_not_logged_where_that_is_turned_off() -> None:
     with (
         running(says("text")) as server,

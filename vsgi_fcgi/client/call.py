@@ -92,6 +92,8 @@ class Call:
         self._repeatable = True
         self._tries = 0
         self._exchange: Exchange | None = None
+        # The STDERR of earlier tries.
+        self._stderr = b""
 
     @property
     def exchange(self) -> Exchange:
@@ -126,6 +128,7 @@ class Call:
                 return
             exchange.close()
             avoid = self._plan_retry(exchange, failure)
+            self._stderr += exchange.take_stderr()
 
     def repeat_elsewhere(self) -> bool:
         """Retry the request on another server, if there is one and a retry is safe.
@@ -138,6 +141,7 @@ class Call:
             return False
         avoid = self._upstream_of(self.exchange)
         self.exchange.close()
+        self._stderr += self.exchange.take_stderr()
         self.start(avoid)
         return True
 
@@ -159,6 +163,11 @@ class Call:
                 return
             else:
                 self._wait()
+
+    def take_stderr(self) -> bytes:
+        """Return the STDERR of all tries received since the last call; also after `close`."""
+        text, self._stderr = self._stderr, b""
+        return text if self._exchange is None else text + self._exchange.take_stderr()
 
     def close(self) -> None:
         """Close the response; abort the request if it has not ended."""

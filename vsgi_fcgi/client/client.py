@@ -83,7 +83,7 @@ class Response:
     @property
     def stderr(self) -> bytes:
         """The STDERR received since the last access; it is complete when the body is."""
-        return self._response.call.exchange.take_stderr()
+        return self._response.call.take_stderr()
 
     @property
     def app_status(self) -> int:

@@ -107,6 +107,7 @@ class Gateway:
         try:
             response = perform(call, limit, head_only=head_only)
         except UpstreamError as error:
+            self.finish(call, environ)
             upstreams.log.warning("%s %s: %s", *_request_of(environ), error)
             return _error(start_response, error.status, head_only)
         head = response.head
@@ -114,7 +115,7 @@ class Gateway:
             start_response(f"{head.status} {head.reason}", head.headers)
         except BaseException:
             # The HTTP server does not accept the status or a header.
-            response.close()
+            self.finish(call, environ)
             raise
         return _Body(self, response, environ)
 
@@ -124,14 +125,14 @@ class Gateway:
         if upstreams is not None:
             upstreams.close()
 
-    def finish(self, response: CGIResponse, environ: dict[str, Any]) -> None:
+    def finish(self, call: Call, environ: dict[str, Any]) -> None:
         """Close a response, and log its STDERR."""
         if self._log_stderr:
-            text = response.call.exchange.take_stderr()
+            text = call.take_stderr()
             if text:
                 lines = escape_controls(text.decode("utf-8", "backslashreplace").rstrip("\n"))
                 self.upstreams.log.warning("%s %s: %s", *_request_of(environ), lines)
-        response.close()
+        call.close()
 
 
 class _Body:
@@ -151,7 +152,7 @@ class _Body:
         """Close the response after the last piece, or early."""
         response, self._response = self._response, None
         if response is not None:
-            self._gateway.finish(response, self._environ)
+            self._gateway.finish(response.call, self._environ)
 
 
 def _body_of(environ: dict[str, Any]) -> Iterator[bytes]:
