@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from vsgi_fcgi.http.config import HTTPConfig
 from vsgi_fcgi.http.connection import HTTPConnection
+from vsgi_fcgi.http.head import RequestError
 from vsgi_fcgi.http.server import HTTPServer
 
 
@@ -51,7 +52,7 @@ class Site:
             return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(app: Any, **settings: Any) -> Iterator[Site]:
     site = Site(app, **settings)
     try:
@@ -168,11 +169,18 @@ def test_no_more_connections_than_may_be() -> None:
 
 
 class Endless:
-    """A client that sends faster than it is read."""
+    """A client that sends and reads faster than the server, which never has to wait for it.
+
+    Attributes:
+        calls: how often the server has used the socket.
+    """
 
     def __init__(self) -> None:
-        self.reads = 0
+        self.calls = 0
         self.over = False
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 80
 
     def shutdown(self, how: int) -> None:
         """Take note of the end of the answer, and go on."""
@@ -184,17 +192,80 @@ class Endless:
         self.over = True
 
     def recv(self, size: int) -> bytes:
-        self.reads += 1
-        return b"" if self.over else bytes(size)
+        self._use()
+        return b"" if self.over else b"\r\n" * (size // 2)
+
+    def send(self, data: bytes) -> int:
+        self._use()
+        return len(data)
+
+    def _use(self) -> None:
+        self.calls += 1
+        assert self.calls < 1000, "the others never run"
 
 
-def test_a_client_that_sends_on_after_the_last_answer_leaves_the_loop_to_others() -> None:
+def read_body(connection: HTTPConnection) -> None:
+    connection._expects_continue = False
+    with contextlib.suppress(RequestError):  # it ends early
+        while True:
+            connection.receive(65536)
+
+
+def send_pieces(connection: HTTPConnection) -> None:
+    while not connection._sock.over:
+        connection._send(b"x")
+
+
+@pytest.mark.parametrize(
+    "use", [HTTPConnection._read_head, read_body, send_pieces, HTTPConnection._linger]
+)
+def test_a_client_that_is_never_waited_for_leaves_the_loop_to_others(use: Any) -> None:
+    """A real client cannot send without a pause."""
     sock = Endless()
-    connection: Any = SimpleNamespace(_sock=sock, buffer=bytearray())
-    gevent.spawn(sock.end)
-    # Only this method reads after the last response. A real client cannot send without a pause.
-    HTTPConnection._linger(connection)
-    assert sock.reads < 5
+    owner: Any = SimpleNamespace(config=HTTPConfig(), environ={})
+    connection = HTTPConnection(owner, sock, None)
+    # The other connections are served when the loop looks for I/O: callbacks are not enough.
+    ready, other = socket.socketpair()
+    watcher = gevent.get_hub().loop.io(ready.fileno(), 1)
+    with ready, other:
+        other.send(b"x")
+        watcher.start(sock.end)
+        try:
+            use(connection)
+        finally:
+            watcher.stop()
+            watcher.close()
+    assert sock.calls < 40
+
+
+def test_pipelined_requests_leave_the_loop_to_others() -> None:
+    served: list[str] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        served.append(environ["PATH_INFO"])
+        if len(served) == 1:
+            second.sendall(b"GET /second HTTP/1.1\r\nHost: x\r\n" + CLOSE)
+        return hello(environ, start_response)
+
+    with serving(app) as site, site.connect() as first, site.connect() as second:
+        first.sendall((GET + b"\r\n") * 500)
+        assert second.recv(65536).endswith(b"hello")
+    assert served.index("/second") < 100
+
+
+def test_the_file_of_a_head_request_is_not_read() -> None:
+    read: list[bytes] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "1000")])
+        for piece in [b"x"] * 1000:
+            read.append(piece)
+            yield piece
+
+    with serving(app) as site:
+        got = site.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n" + CLOSE)
+    assert b"Content-Length: 1000\r\n" in got
+    assert len(read) == 1
 
 
 def test_a_listener_that_is_shut_down_is_logged_once_and_costs_nothing() -> None:

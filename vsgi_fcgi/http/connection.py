@@ -30,6 +30,15 @@ _HEAD_READ: Final = 16384
 _MAX_DISCARDED: Final = 65536
 """Maximum bytes of a body that are discarded to keep the connection."""
 
+_TURN: Final = 65536
+"""Bytes that one connection receives and sends before it is the turn of the others."""
+
+_CALL: Final = 4096
+"""Bytes of a turn that each call of the socket costs, however short it is."""
+
+_PRIORITY: Final = 2
+"""libev's highest priority: with it, `idle` ends even if other connections are always ready."""
+
 _LINGER: Final = 2.0
 """Seconds for a client to read the response before the connection is closed."""
 
@@ -99,6 +108,7 @@ class HTTPConnection:
         self._response: Response | None = None
         # The greenlet that waits for more of the body.
         self._reader: Any = None
+        self._turn = _TURN
         self._timeout = owner.config.http_timeout
         self._rate = owner.config.min_http_body_rate
         # Seconds that remain for waiting for the body.
@@ -205,6 +215,7 @@ class HTTPConnection:
                     if left <= 0:
                         raise RequestError(408, "The headers did not come in time.")
                     self._sock.settimeout(left)
+                self._share()
                 try:
                     piece = self._sock.recv(_HEAD_READ)
                 except TimeoutError:
@@ -213,6 +224,7 @@ class HTTPConnection:
                     return None
                 if not piece:
                     return None
+                self._turn -= len(piece) + _CALL
                 buffer += piece
         finally:
             if deadline is not None:
@@ -248,6 +260,9 @@ class HTTPConnection:
             for piece in result:
                 if piece:
                     response.write(piece)
+                    if not response.has_body:
+                        # The rest, perhaps a whole file for a HEAD request, would be dropped.
+                        break
             response.finish()
         finally:
             close = getattr(result, "close", None)
@@ -349,12 +364,14 @@ class HTTPConnection:
             if not (self._response and self._response.head_sent):
                 self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
         sock = self._sock
-        began = time.monotonic()
         slow = self._body_time < self._timeout
         if slow:
             sock.settimeout(max(0.001, self._body_time))
         self._reader = gevent.getcurrent()
         try:
+            # An interrupt while others run must not lose data, so nothing has been received yet.
+            self._share()
+            began = time.monotonic()
             data: bytes = sock.recv(size)
         except TimeoutError:
             raise RequestError(408, "The body did not come in time.") from None
@@ -366,6 +383,7 @@ class HTTPConnection:
                 sock.settimeout(self._timeout)
         if not data:
             raise RequestError(400, "The body ended early.")
+        self._turn -= len(data) + _CALL
         if self._rate:
             # As in Apache's mod_reqtimeout, every byte gives the client more time. The time that
             # the app takes between two reads does not count.
@@ -379,6 +397,8 @@ class HTTPConnection:
             reader.throw(error)
 
     def _send(self, data: bytes) -> None:
+        self._share()
+        self._turn -= len(data) + _CALL
         send = self._sock.send
         sent = send(data)
         if sent < len(data):
@@ -396,10 +416,22 @@ class HTTPConnection:
         deadline = time.monotonic() + _LINGER
         while (left := deadline - time.monotonic()) > 0:
             sock.settimeout(left)
-            if not sock.recv(READ):
+            self._share()
+            data = sock.recv(READ)
+            if not data:
                 return
-            # Without a switch, a client that sends fast enough would block all others.
-            gevent.sleep(0)
+            self._turn -= len(data) + _CALL
+
+    def _share(self) -> None:
+        """Let other connections run if this one has had its turn.
+
+        gevent waits only if the kernel has no data or no room. A client that sends and reads fast
+        enough would block all others: with pipelined requests, for example.
+        """
+        if self._turn <= 0:
+            self._turn = _TURN
+            # Not `sleep(0)`: gevent's loop calls up to 50 callbacks before it looks for I/O.
+            gevent.idle(_PRIORITY)
 
     # Detect a client that closes its connection while the app sends nothing.
 

@@ -45,17 +45,18 @@ class Response:
         sent: bytes of the body that were sent.
         keep_alive: whether the connection stays open; False until the head was sent.
         ends_by_close: whether closing the connection marks the end of the body.
+        has_body: whether the body is sent; known after `start`.
     """
 
     __slots__ = (
         "_chunked",
-        "_has_body",
         "_head",
         "_length",
         "_lines",
         "_may_keep",
         "_send",
         "ends_by_close",
+        "has_body",
         "head_sent",
         "keep_alive",
         "sent",
@@ -70,7 +71,7 @@ class Response:
         self._may_keep = may_keep
         self._lines: list[str] = []
         self._length: int | None = None
-        self._has_body = True
+        self.has_body = True
         self._chunked = False
         self.status = ""
         self.head_sent = False
@@ -129,7 +130,7 @@ class Response:
             lines.append(f"Date: {_now()}")
         self._lines = lines
         self.status = code
-        self._has_body = code not in _WITHOUT_BODY and self._head.method != "HEAD"
+        self.has_body = code not in _WITHOUT_BODY and self._head.method != "HEAD"
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -143,7 +144,7 @@ class Response:
             return
         if not self.status:
             raise ResponseError("the app has not called start_response")
-        if not self._has_body:
+        if not self.has_body:
             if not self.head_sent:
                 self._send(self._make_head(None))
             return
@@ -179,7 +180,7 @@ class Response:
             self._send(self._make_head(0))
         elif self._chunked:
             self._send(b"0\r\n\r\n")
-        if self._has_body and self._length is not None and self.sent < self._length:
+        if self.has_body and self._length is not None and self.sent < self._length:
             raise ResponseError(
                 f"the app sent {self.sent} bytes, but its Content-Length is {self._length}"
             )
@@ -191,7 +192,7 @@ class Response:
             length: the length of the whole body in bytes, if it is known.
         """
         lines, minor = self._lines, self._head.minor
-        if self._has_body and self._length is None:
+        if self.has_body and self._length is None:
             if length is not None:
                 lines.append(f"Content-Length: {length}")
             elif minor:
