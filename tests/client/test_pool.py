@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import gevent
+import gevent.socket
 import pytest
 from support.asking import asking, finish, only, together, uri_of, wait_here
 from support.fcgi.scripted import (
@@ -229,6 +230,30 @@ def test_a_connection_that_is_never_accepted() -> None:
             pytest.raises(UpstreamUnreachable, match=r"no connection within 0\.05 s"),
         ):
             client.request("GET", "/")
+        for other in filling:
+            other.close()
+
+
+def test_an_address_of_a_name_that_drops_packets_leaves_time_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as full, running(hello, bind="127.0.0.2:0") as server:
+        port = server.address[1]
+        full.bind(("127.0.0.1", port))
+        full.listen(0)
+        # The kernel drops what comes while the backlog is full.
+        filling = [socket.socket() for _ in range(3)]
+        for other in filling:
+            other.setblocking(False)
+            other.connect_ex(("127.0.0.1", port))
+        # A test cannot give a name two addresses.
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
+            for host in ("127.0.0.1", "127.0.0.2")
+        ]
+        monkeypatch.setattr(gevent.socket, "getaddrinfo", lambda *_, **__: found)
+        with asking(f"app.example:{port}", connect_timeout=0.5) as client:
+            assert client.request("GET", "/x").read() == b"/x"
         for other in filling:
             other.close()
 

@@ -39,11 +39,13 @@ _BACKLOG_PAUSE: Final = 0.005
 """Seconds between two attempts to connect to a UNIX socket whose backlog is full."""
 
 
-def connect_to(address: UnixAddress | AbstractAddress | InetAddress) -> Any:
-    """Connect to an address.
+def connect_to(address: UnixAddress | AbstractAddress | InetAddress, seconds: float) -> Any:
+    """Connect to an address; the caller ends this after ``seconds``.
 
     Args:
         address: the address; all IP addresses of a host name are tried in turn.
+        seconds: the time for all of them. Each but the last one gets an equal part of it, because
+            one may drop packets.
 
     Returns:
         A non-blocking socket of the unpatched class.
@@ -52,12 +54,15 @@ def connect_to(address: UnixAddress | AbstractAddress | InetAddress) -> Any:
         OSError: the connection failed.
     """
     failure: OSError | None = None
-    for family, target in _targets(address):
+    targets = _targets(address)
+    for left, (family, target) in zip(range(len(targets) - 1, -1, -1), targets, strict=True):
         # Not a gevent socket, because a connection has watchers of its own.
         sock = Socket(family, SOCK_STREAM)
         try:
             sock.setblocking(False)
-            _connect(sock, target)
+            share = seconds / len(targets) if left else None
+            with gevent.Timeout(share, TimeoutError("timed out")):
+                _connect(sock, target)
             if family != AF_UNIX:
                 sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         except OSError as error:
@@ -357,7 +362,7 @@ class Upstream:
         timeout = self._config.connect_timeout
         try:
             with gevent.Timeout(timeout) as limit:
-                sock = connect_to(self.address)
+                sock = connect_to(self.address, timeout)
         except gevent.Timeout as error:
             if error is not limit:
                 raise
