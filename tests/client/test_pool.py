@@ -407,6 +407,32 @@ def test_a_get_that_broke_goes_elsewhere() -> None:
         assert len(bad.peers) == len(good.peers) == 1
 
 
+def test_one_that_hangs_is_not_asked_again_while_another_one_is_idle() -> None:
+    def hangs(peer: Peer) -> None:
+        peer.say_values(ONE_AT_A_TIME)
+        peer.until_closed()
+
+    def serves(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer(1, b"one"))
+        peer.until_closed()
+
+    def asked(peer: Peer) -> None:
+        peer.say_values(ONE_AT_A_TIME)
+        serves(peer)
+
+    with (
+        scripted(hangs, Peer.until_closed) as first,
+        scripted(asked, serves) as second,
+        asking(first.address, second.address, response_timeout=2 * QUICK) as client,
+    ):
+        with pytest.raises(UpstreamTimeout):
+            client.request("GET", "/")
+        for _ in range(3):
+            assert client.request("GET", "/").read() == b"one"
+        assert len(first.peers) == 1
+
+
 def test_overloaded_and_503_go_elsewhere() -> None:
     def overloaded(peer: Peer) -> None:
         peer.say_values()

@@ -190,6 +190,7 @@ class Owner(Protocol):
     """The object that has opened a connection."""
 
     log: Logger
+    silent: bool
 
     def request_ended(self, connection: Connection) -> None:
         """Process the end of a request: the connection has room."""
@@ -463,6 +464,7 @@ class Connection:
 
     def _requests_ended(self, count: int) -> None:
         self.served += count
+        self.owner.silent = False
         if not self.protocol.requests:
             self.idle_since = monotonic()
             if self.retired:
@@ -508,6 +510,7 @@ class Connection:
         """
         config = self.config
         if self._sender.blocked_for(now) > config.response_timeout:
+            self.owner.silent = True
             self.fail_all(
                 f"nothing could be sent for {config.response_timeout:g} s", UpstreamTimeout
             )
@@ -534,6 +537,7 @@ class Connection:
                 exchange.is_sent
                 and now - max(exchange.active_at, exchange.taken_at) > config.response_timeout
             ):
+                self.owner.silent = True
                 limit = f"{config.response_timeout:g} s"
                 self._give_up(exchange, UpstreamTimeout(f"{self.peer} sent nothing for {limit}"))
             if self.closed:

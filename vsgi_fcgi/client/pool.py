@@ -28,7 +28,8 @@ _RESPONDER = int(Role.RESPONDER)
 class Upstreams:
     """One or several application servers that serve the same app.
 
-    A request goes to the least busy server. A server that cannot be reached is avoided for a while,
+    A request goes to the least busy server. Of several, one is preferred whose last request has not
+    timed out. A server that cannot be reached is avoided for a while,
     which gets longer with each failure. It is tried at once if there is no other server.
 
     Only the thread that created this object may use it.
@@ -130,9 +131,10 @@ class Upstreams:
             return iter(self.all)
         now = monotonic()
 
-        def rank(upstream: Upstream) -> tuple[bool, float, bool, int]:
+        def rank(upstream: Upstream) -> tuple[bool, float, bool, int, bool]:
             rest = max(0.0, upstream.backoff_until - now)
-            return upstream is avoid, rest, not upstream.is_free, upstream.load
+            # A server that hangs accepts connections, and has no request after each timeout.
+            return upstream is avoid, rest, not upstream.is_free, upstream.load, upstream.silent
 
         return iter(sorted(self.all, key=rank))
 

@@ -152,6 +152,7 @@ class Upstream:
         multiplexes: whether the server multiplexes; None if that is unknown.
         accepted: connections that were made so far.
         backoff_until: the monotonic time in seconds until which other servers are preferred.
+        silent: whether a request has timed out, and none has ended since.
 
     Raises:
         UsageError: a client cannot connect to this kind of address.
@@ -176,6 +177,7 @@ class Upstream:
         self.multiplexes: bool | None = None
         self.accepted = 0
         self.backoff_until = 0.0
+        self.silent = False
         self._config = config
         self._memory = memory
         self._spool = spool
