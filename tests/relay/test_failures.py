@@ -229,6 +229,39 @@ def test_where_others_share_the_connection_in_front_it_ends_with_an_application_
         assert client.answer(6).body == b"and on"
 
 
+def test_stderr_is_passed_on_if_there_is_no_response() -> None:
+    """It often says why. This request is sent twice."""
+
+    def fails(peer: Peer) -> None:
+        peer.say_values()
+        peer.request()
+        peer.send(records.stream(records.STDERR, 1, b"a complaint"))
+
+    with scripted(fails) as app, relaying(app.address) as relay:
+        seen = relay.connect().get()
+        assert (seen.status, bytes(seen.stderr)) == (502, b"a complaint" * 2)
+
+
+def test_stderr_is_passed_on_if_the_response_breaks() -> None:
+    begun = threading.Event()
+
+    def fails(peer: Peer) -> None:
+        peer.say_values()
+        peer.request()
+        peer.send(stdout(1, HEAD + b"a part", end=False))
+        assert begun.wait(20)
+        peer.send(records.stream(records.STDERR, 1, b"a complaint"))
+
+    with scripted(fails) as app, relaying(app.address) as relay:
+        client = relay.connect()
+        client.ask(1)
+        client.collect_until(lambda: 1 in client.answers)
+        begun.set()
+        client.read_to_end()
+        assert not client.answers[1].ended
+        assert client.answers[1].stderr == b"a complaint"
+
+
 def test_a_broken_answer_behind_costs_no_neighbour() -> None:
     """Neither those that are under way nor those that are not read yet: all share a connection."""
     with running(breaks) as server, relaying(uri_of(server)) as relay:

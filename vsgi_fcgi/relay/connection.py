@@ -90,7 +90,7 @@ class RelayWriter(Writer[Relayed]):
                 if not piece:
                     continue
                 relayed.begun = True
-                size += self._send_stderr(relayed, exchange)
+                size += self._send_stderr(relayed)
                 if self._keeps_first:
                     relayed.first = piece
             size += len(piece)
@@ -120,7 +120,7 @@ class RelayWriter(Writer[Relayed]):
             if failure is not None:
                 relayed.fail(failure)
                 return 0
-        stderr = relayed.take_stderr(exchange)
+        stderr = relayed.take_stderr()
         status, protocol_status = exchange.app_status, exchange.protocol_status
         relayed.close()
         if stderr:
@@ -133,13 +133,13 @@ class RelayWriter(Writer[Relayed]):
         self._connection.count_params()
         return len(stderr) + len(data)
 
-    def _send_stderr(self, relayed: Relayed, exchange: Exchange) -> int:
+    def _send_stderr(self, relayed: Relayed) -> int:
         """Send the STDERR received so far before STDOUT, where nginx's catch_stderr looks for it.
 
         Returns:
             The number of bytes added to the output.
         """
-        stderr = relayed.take_stderr(exchange)
+        stderr = relayed.take_stderr()
         if not stderr:
             return 0
         relayed.stderr_begun = True
@@ -154,7 +154,7 @@ class RelayWriter(Writer[Relayed]):
             relayed.break_off(str(failure))
             return
         protocol, request = self._protocol, relayed.request
-        stderr = relayed.take_stderr(exchange)
+        stderr = relayed.take_stderr()
         status, protocol_status = exchange.app_status, exchange.protocol_status
         relayed.close()
         if stderr or relayed.stderr_begun:
@@ -227,7 +227,11 @@ class RelayConnection(Connection[RelayWriter]):
         if status in (400, 502, 504):
             self.ended_badly(f"request {request.id} was answered {status}")
         if relayed is not None:
+            # It often says why there is no response.
+            stderr = relayed.take_stderr()
             relayed.close()
+            if stderr:
+                self.protocol.send_stderr(request, stderr)
         response = error_response(
             status,
             head_only=params.get("REQUEST_METHOD") == "HEAD",

@@ -91,6 +91,7 @@ class Relayed:
         "_kept_size",
         "_memory",
         "_services",
+        "_stderr",
         "_tries",
         "begun",
         "connection",
@@ -120,6 +121,8 @@ class Relayed:
         self._memory = services.upstreams.memory
         self._full = False
         self._tries = 0
+        # The STDERR of earlier tries.
+        self._stderr = b""
         # None for a response that begins with a final status.
         self._interim: InterimFilter | None = None
 
@@ -205,9 +208,11 @@ class Relayed:
         if not self.queued and (exchange.ended or exchange.has_more):
             self.connection.writer.queue(self)
 
-    def take_stderr(self, exchange: Exchange) -> bytes:
+    def take_stderr(self) -> bytes:
         """Return the STDERR received so far; log it instead for a web server that crashes on it."""
-        text = exchange.take_stderr()
+        text, self._stderr = self._stderr, b""
+        if self.exchange is not None:
+            text += self.exchange.take_stderr()
         if not text or not crashes_on_stderr(self.params.get("SERVER_SOFTWARE")):
             return text
         lines = escape_controls(text.decode("utf-8", "backslashreplace").rstrip("\n"))
@@ -309,6 +314,7 @@ class Relayed:
             and self.params.get("REQUEST_METHOD") in IDEMPOTENT
         ):
             return False
+        self._stderr += exchange.take_stderr()
         self.exchange = None
         self._interim = None
         exchange.close()
@@ -348,7 +354,11 @@ class Relayed:
             reason,
         )
         connection.ended_badly(f"request {request.id}: the response is broken off")
+        # It often says why.
+        stderr = self.take_stderr()
         self.close()
+        if stderr or self.stderr_begun:
+            protocol.send_stderr(request, stderr)
         end = broken_end(params.get("SERVER_SOFTWARE"), connection.sock.getsockname())
         if protocol.multiplexes or end is BrokenEnd.END_REQUEST:
             protocol.end_request(request, BROKEN_ANSWER)
