@@ -410,6 +410,32 @@ def test_connections_are_used_evenly_where_there_are_several() -> None:
         assert relay.upstream.accepted == 3
 
 
+def test_several_application_servers_are_used_evenly() -> None:
+    over = threading.Event()
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        assert over.wait(20)
+        return hello(environ, start_response)
+
+    with running(app) as one, running(app) as two, relaying(uri_of(one), uri_of(two)) as relay:
+        clients = [relay.connect() for _ in range(6)]
+        upstreams = relay.relay.upstreams.all
+
+        def are_in_flight(count: int) -> bool:
+            return sum(each.in_flight for each in upstreams) == count
+
+        try:
+            for count, client in enumerate(clients, 1):
+                client.ask(1)
+                wait_until(partial(are_in_flight, count))
+            busy = [each.in_flight for each in upstreams]
+        finally:
+            over.set()
+        for client in clients:
+            assert client.answer(1).status == 200
+        assert busy == [3, 3]
+
+
 def test_a_multiplexing_web_server_is_served_too() -> None:
     """Responses are sent when they are ready, and a large one does not delay small ones."""
     with (

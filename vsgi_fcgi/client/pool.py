@@ -119,11 +119,16 @@ class Upstreams:
         raise failure
 
     def try_acquire(self) -> Connection | None:
-        """Return a connection that has room for a request, or None; do not wait."""
+        """Return a connection that has room for a request, or None; do not wait.
+
+        The result is also None if `acquire` would open a connection to a less busy server.
+        """
         for upstream in self._by_preference(None):
             connection = upstream.try_acquire()
             if connection is not None:
                 return connection
+            if upstream.may_open():
+                return None
         return None
 
     def _by_preference(self, avoid: Upstream | None) -> Iterator[Upstream]:

@@ -209,7 +209,7 @@ class Upstream:
         """Whether a request can begin before another one ends."""
         if self.multiplexes and self.in_flight >= self._max_requests:
             return False
-        if self._opening or self._may_open():
+        if self._opening or self.may_open():
             return True
         return any(connection.has_room for connection in self.connections)
 
@@ -235,7 +235,7 @@ class Upstream:
                     break
         for connection in stale:
             connection.fail_all("the connection was closed while it was idle")
-        if fewest and self._may_open():
+        if fewest and self.may_open():
             return None
         return best
 
@@ -258,7 +258,7 @@ class Upstream:
             connection = self.try_acquire()
             if connection is not None:
                 return connection
-            if self._may_open():
+            if self.may_open():
                 opened += 1
                 if opened > _MAX_OPENED:
                     raise UpstreamUnreachable(f"{self} closes each connection at once")
@@ -272,7 +272,8 @@ class Upstream:
                 deadline = monotonic() + self._config.wait_timeout
             ticket = self._wait(deadline, ticket)
 
-    def _may_open(self) -> bool:
+    def may_open(self) -> bool:
+        """Return whether `acquire` opens a connection if none has room."""
         if self.multiplexes is None:
             # The first connection asks for the capabilities; the others wait.
             return not self._opening
