@@ -548,6 +548,28 @@ def test_empty_parts_of_a_response_are_not_requested_without_a_pause() -> None:
         assert asked < 30
 
 
+@pytest.mark.parametrize("uri", ["http://other.example/gone", "http://[/gone"])
+def test_a_gone_uri_that_is_not_of_the_app_is_not_requested(uri: str) -> None:
+    asked = []
+
+    def elsewhere(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        asked.append(environ["PATH_INFO"])
+        link = ("Grip-Link", f"<{uri}>; rel=gone")
+        start_response("200 OK", [PLAIN, ("Grip-Hold", "stream"), ("Grip-Channel", "news"), link])
+        return [b"begun\n"]
+
+    with logged() as log, running(elsewhere, push=True) as server:
+        with server.connect() as client:
+            client.ask(1, "/stream")
+            wait_for_held(server, 1)
+        wait_for_held(server, 0)
+        with server.connect() as client:
+            client.ask(1, "/after")
+            wait_for_held(server, 1)
+    assert asked == ["/stream", "/after"]
+    assert "a bug in the server" not in "\n".join(log.lines)
+
+
 def test_the_access_log_has_a_line_for_each(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     settings: dict[str, Any] = {
