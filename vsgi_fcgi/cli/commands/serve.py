@@ -182,11 +182,13 @@ def serve(line: CommandLine) -> int:
         early.close()
 
 
+_OFF: Final = (None, False, "", 0, (), "off")
 _PARTS: Final = {
     "access_log": ("access_log_format",),
     "processes": ("start_timeout",),
     "record": ("record_records", "record_body_bytes", "record_files", "record_total_bytes"),
     "reload": ("reload_extra",),
+    "sendfile": ("sendfile_folder",),
     "status_path": ("status_allow",),
 }
 """Settings that have no effect without another one."""
@@ -205,7 +207,7 @@ def _check_effect(given: Mapping[str, object], options: Options) -> None:
         parts["http"] = tuple(each.name for each in fields(HTTPConfig))
     for whole, names in parts.items():
         for name in names:
-            if name in given and not getattr(options, whole):
+            if name in given and getattr(options, whole) in _OFF:
                 raise UsageError(
                     f"{option_name(name)} has no effect without {option_name(whole)}; add this"
                     f" option, or leave out {option_name(name)}"
