@@ -182,7 +182,6 @@ def serve(line: CommandLine) -> int:
         early.close()
 
 
-_OFF: Final = (None, False, "", 0, (), "off")
 _PARTS: Final = {
     "access_log": ("access_log_format",),
     "processes": ("start_timeout",),
@@ -191,7 +190,7 @@ _PARTS: Final = {
     "sendfile": ("sendfile_folder",),
     "status_path": ("status_allow",),
 }
-"""Settings that have no effect without another one."""
+"""Settings that have no effect while another one has its default."""
 
 
 def _check_effect(given: Mapping[str, object], options: Options) -> None:
@@ -207,7 +206,7 @@ def _check_effect(given: Mapping[str, object], options: Options) -> None:
         parts["http"] = tuple(each.name for each in fields(HTTPConfig))
     for whole, names in parts.items():
         for name in names:
-            if name in given and getattr(options, whole) in _OFF:
+            if name in given and getattr(options, whole) == getattr(Options, whole):
                 raise UsageError(
                     f"{option_name(name)} has no effect without {option_name(whole)}; add this"
                     f" option, or leave out {option_name(name)}"
