@@ -73,6 +73,7 @@ def test_one_sentence_and_exit_status_2(tmp_path: Path) -> None:
         (["app", "--http-timeout", "9"], "--http-timeout has no effect without --http; add this"),
         (["app", "--record-files", "9"], "--record-files has no effect without --record; add"),
         (["app", "--sendfile-folder", "/srv"], "has no effect without --sendfile;"),
+        (["app", "--max-held", "9"], "--max-held has no effect without --push; add this"),
         (["app", "--start-timeout", "9"], "--start-timeout has no effect without --processes"),
     ]
     said = complaints(tmp_path, [arguments for arguments, _ in cases])

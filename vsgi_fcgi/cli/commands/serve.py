@@ -36,7 +36,7 @@ from vsgi_fcgi.exceptions import UsageError
 from vsgi_fcgi.http.config import HTTPConfig
 from vsgi_fcgi.listen.listeners import Listener, forget_sockets, open_listeners
 from vsgi_fcgi.log.handlers import never_wait
-from vsgi_fcgi.push.config import check_bus
+from vsgi_fcgi.push.config import PushConfig, check_bus
 from vsgi_fcgi.server.cgi import NO_RESPONDER, CGIHandler, is_cgi
 from vsgi_fcgi.server.early_signals import EarlySignals, Stopped
 from vsgi_fcgi.server.roles import Apps
@@ -201,12 +201,13 @@ def _check_effect(given: Mapping[str, object], options: Options) -> None:
     Raises:
         UsageError: an option has no effect.
     """
-    parts = dict(_PARTS)
+    parts = {**_PARTS, "push": tuple(each.name for each in fields(PushConfig))}
     if not (options.status_bind or options.push_bind):
         parts["http"] = tuple(each.name for each in fields(HTTPConfig))
     for whole, names in parts.items():
         for name in names:
-            if name in given and getattr(options, whole) == getattr(Options, whole):
+            unused = name != whole and getattr(options, whole) == getattr(Options, whole)
+            if name in given and unused:
                 raise UsageError(
                     f"{option_name(name)} has no effect without {option_name(whole)}; add this"
                     f" option, or leave out {option_name(name)}"
