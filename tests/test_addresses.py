@@ -188,6 +188,7 @@ def test_random_ports_may_be_asked_for_repeatedly() -> None:
             "--any: the option changes where --port listens",
         ),
         ({"socket": [""]}, "the name is empty"),
+        ({"socket": ["unix:/x"]}, "write --socket /x, or --bind unix:/x"),
         ({"file_descriptor": [-1]}, "--file-descriptor -1: a descriptor cannot be"),
         ({"bind": ["[::1]:80"], "ipv4_only": True}, "--ipv4-only excludes this IPv6 address"),
         (

@@ -202,7 +202,15 @@ def addresses_from_options(
     if not bare_hosts:
         for number in port:
             found += _both_families(number, any, version)
-    found += [_parse_unix(path) for path in socket]
+    for path in socket:
+        # Without this check, the path would be relative, in a folder or a file "unix:...".
+        if path.startswith("unix:"):
+            plain = path.removeprefix("unix:").removeprefix("//")
+            raise UsageError(
+                f"--socket {path}: the option needs only the path; write --socket {plain}, or"
+                f" --bind {path}"
+            )
+        found.append(_parse_unix(path))
     for fd in file_descriptor:
         if fd < 0:
             raise UsageError(f"--file-descriptor {fd}: a descriptor cannot be negative")
