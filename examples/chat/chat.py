@@ -5,9 +5,10 @@ With Flask installed, in this folder:
     DATABASE=/tmp/chat.db vsgi-fcgi chat:app --push --threads 4 --http 127.0.0.1:8080
 
 Open http://127.0.0.1:8080/ in two windows. Behind nginx or lighttpd, it needs no settings but those
-of nginx.conf and lighttpd.conf in the folder above:
+of nginx.conf and lighttpd.conf in the folder above. In the project's root folder:
 
-    DATABASE=/tmp/chat.db APP="--push --chdir chat chat:app" lighttpd -D -f examples/lighttpd.conf
+    export DATABASE=/tmp/chat.db APP="--push --chdir $PWD/examples/chat chat:app"
+    lighttpd -D -f examples/lighttpd.conf
 
 Each page reads a stream of events (``EventSource`` in the browser). The view `events` answers with
 the messages that the page does not have, and with headers that ask the server to hold the stream.

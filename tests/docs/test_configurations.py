@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.front_ends.hosts import not_as_root, replaced
+from support.front_ends.hosts import APACHE_MODULES, find_module, not_as_root, replaced
 from support.front_ends.servers import AppServer, WebServer, command, find
 from support.http import request
 from support.pages import TUTORIAL, Block, all_blocks
@@ -46,6 +46,24 @@ NGINX_SERVER = """
     }
 """
 
+APACHE = """
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule alias_module {modules}/mod_alias.so
+LoadModule proxy_module {modules}/mod_proxy.so
+LoadModule proxy_fcgi_module {modules}/mod_proxy_fcgi.so
+LoadModule fcgid_module {modules}/mod_fcgid.so
+ServerName localhost
+ServerRoot {folder}
+PidFile apache.pid
+ErrorLog error.log
+Mutex file:{folder}
+FcgidIPCDir {folder}/fcgid
+FcgidProcessTableFile {folder}/fcgid-table
+Listen 127.0.0.1:{port}
+{text}
+"""
+
 H2O = """
 num-threads: 1
 listen:
@@ -76,7 +94,9 @@ class FromPage(WebServer):
     def _spawn(self, group: ProcessGroup, name: str) -> Process:
         config = group.folder / "web.conf"
         text = self._text.replace("listen 80;", f"listen 127.0.0.1:{self.port};")
+        text = text.replace("<VirtualHost *:80>", f"<VirtualHost *:{self.port}>")
         values = {"port": self.port, "folder": group.folder, "text": text}
+        values["modules"] = APACHE_MODULES
         config.write_text(self._frame.format(**values))
         return group.start([*self._program, str(config)], name=name)
 
@@ -104,7 +124,22 @@ def on_this_machine(block: Block, group: ProcessGroup) -> str:
     return text
 
 
-@pytest.mark.parametrize("block", blocks("lighttpd"), ids=str)
+LIGHTTPD_BLOCKS = blocks("lighttpd")
+WITHOUT_COMMAND = [block for block in LIGHTTPD_BLOCKS if "bin-path" not in block.text]
+
+
+@pytest.mark.parametrize("block", WITHOUT_COMMAND, ids=str)
+def test_lighttpd_in_front_of_a_server(block: Block, processes: ProcessGroup) -> None:
+    write_app(processes.folder)
+    app = AppServer(processes, "mysite.wsgi", folder=processes.folder)
+    text = replaced(block.text, "/run/mysite.sock", str(app.socket))
+    server = FromPage(processes, ["lighttpd", "-D", "-f"], LIGHTTPD, text)
+    assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in LIGHTTPD_BLOCKS if block not in WITHOUT_COMMAND], ids=str
+)
 def test_lighttpd(block: Block, processes: ProcessGroup) -> None:
     text = on_this_machine(block, processes)
     server = FromPage(processes, ["lighttpd", "-D", "-f"], LIGHTTPD, text)
@@ -158,6 +193,38 @@ def test_nginx_while_one_of_two_servers_restarts(block: Block, processes: Proces
     server = start_nginx(processes, text)
     for _ in range(4):
         assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"
+
+
+def apache_block(text: str) -> Block:
+    (found,) = (block for block in blocks("apache") if text in block.text)
+    return found
+
+
+def start_apache(group: ProcessGroup, text: str) -> FromPage:
+    find_module("proxy_fcgi")
+    find_module("fcgid")
+    program = [*not_as_root(), find("apache2"), "-DFOREGROUND", "-f"]
+    return FromPage(group, program, APACHE, text)
+
+
+def test_apache_with_proxy_fcgi(processes: ProcessGroup) -> None:
+    write_app(processes.folder)
+    app = AppServer(processes, "mysite.wsgi", folder=processes.folder)
+    text = replaced(apache_block("ProxyPass").text, "/run/mysite/app.sock", str(app.socket))
+    server = start_apache(processes, text)
+    assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"
+
+
+def test_apache_with_fcgid(processes: ProcessGroup) -> None:
+    write_app(processes.folder)
+    (script,) = (block.text for block in blocks("sh") if block.page.name == "apache.md")
+    script = replaced(script, "/srv/mysite/venv/bin/vsgi-fcgi", str(command(processes)))
+    file = processes.folder / "app.fcgi"
+    file.write_text(replaced(script, "/srv/mysite", str(processes.folder)))
+    file.chmod(0o755)
+    text = replaced(apache_block("Alias").text, '"/srv/mysite/app.fcgi/"', f'"{file}/"')
+    server = start_apache(processes, text)
+    assert request(server.port, "/a%20path/x").text == "('', '/a path/x')"
 
 
 H2O_BLOCKS = [block for block in blocks("yaml") if block.page.name == "h2o.md"]
