@@ -51,20 +51,22 @@ def recorded() -> Answers:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Site, Future[Answers]]]:
     """All scenarios, which run behind both at the same time: they mostly wait."""
     with ThreadPoolExecutor(2) as pool:
-        groups: list[ProcessGroup] = []
+        # Not in the threads: pytest cannot create its folder in two of them at once.
+        groups: dict[Site, ProcessGroup] = {
+            kind: ProcessGroup(tmp_path_factory.mktemp(kind.__name__.lower()))
+            for kind in (OwnSite, PushpinSite)
+        }
 
         def run(kind: Site) -> Answers:
-            groups.append(group := ProcessGroup(tmp_path_factory.mktemp(kind.__name__.lower())))
-            return run_all(kind(group))
+            return run_all(kind(groups[kind]))
 
         try:
-            kinds: tuple[Site, ...] = (OwnSite, PushpinSite)
-            futures = {kind: pool.submit(run, kind) for kind in kinds}
+            futures = {kind: pool.submit(run, kind) for kind in groups}
             yield futures
             for future in futures.values():
                 future.exception()
         finally:
-            for group in groups:
+            for group in groups.values():
                 group.close()
 
 
