@@ -48,7 +48,9 @@ def recorded() -> Answers:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Site, Future[Answers]]]:
+def running(
+    recorded: Answers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Site, Future[Answers]]]:
     """All scenarios, which run behind both at the same time: they mostly wait."""
     with ThreadPoolExecutor(2) as pool:
         # Not in the threads: pytest cannot create its folder in two of them at once.
@@ -58,7 +60,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Site, Fut
         }
 
         def run(kind: Site) -> Answers:
-            return run_all(kind(groups[kind]))
+            site = kind(groups[kind])
+            answers = run_all(site)
+            if kind is PushpinSite:
+                # If the machine stalls, Pushpin sometimes never subscribes a request that it has
+                # accepted. These scenarios run once more, now without the others.
+                for name in [name for name in answers if answers[name] != recorded[name]]:
+                    answers[name] = SCENARIOS[name](site, name)
+            return answers
 
         try:
             futures = {kind: pool.submit(run, kind) for kind in groups}
