@@ -67,4 +67,5 @@ def test_haproxy_that_multiplexes(processes: ProcessGroup) -> None:
     runs = restarts.runs
     assert set(restarts.answered) <= set(runs)
     assert set(runs.values()) == {1}
-    assert len(restarts.failed) <= RESTARTS * CLIENTS
+    # It also answers 500 if many requests begin at once on a connection (its issue 2568).
+    assert len(restarts.failed) < len(restarts.answered) / 10
